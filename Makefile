@@ -1,0 +1,13 @@
+PYTHON ?= python3
+
+.PHONY: check test bench
+check:
+	ruff check .
+	ruff format --check .
+	mypy
+
+test:
+	./tests/run
+
+bench:
+	$(PYTHON) -m tests.bench
