@@ -1,0 +1,20 @@
+"""A union file system for people without root: layers as tar files with an index, served over the kernel's FUSE
+protocol. Stands alone; `rootless` uses the names below and no others."""
+
+from fuse_overlay.errors import LayerError
+from fuse_overlay.image_server import serve_tree
+from fuse_overlay.layers.store import Layer, LayerWriter, Tree, index_layer, merge_tree, open_tree, read_layer
+from fuse_overlay.mount import mount_fuse
+
+__all__ = [
+    "Layer",
+    "LayerError",
+    "LayerWriter",
+    "Tree",
+    "index_layer",
+    "merge_tree",
+    "mount_fuse",
+    "open_tree",
+    "read_layer",
+    "serve_tree",
+]

@@ -1,0 +1,157 @@
+"""Entries -> tree of nodes, and layers -> one tree. The rules of image layers (OCI image-spec, layer.md): a later
+member of a name replaces an earlier one, a directory only takes the new attributes; whiteouts hide what is below.
+
+A member below something that is not a directory replaces it by a directory: links inside an archive are never followed.
+"""
+
+from __future__ import annotations
+
+import stat
+
+from fuse_overlay.errors import LayerError
+from fuse_overlay.layers.entry import OPAQUE_NAME, WHITEOUT_PREFIX, Entry, shown
+from fuse_overlay.layers.index import OPAQUE, Node
+
+
+class LayerTree:
+    """One layer's tree, made member by member."""
+
+    def __init__(self) -> None:
+        self.root = Node.directory()
+        self.members = 0
+        self.merged = True  # until a whiteout or a hard link to a lower layer is seen
+        self._last: tuple[bytes, Node] = b"", self.root
+
+    def add(self, entry: Entry) -> None:
+        """Raises LayerError."""
+        self.members += 1
+        if not entry.path:
+            _take_attributes(self.root, entry)
+            return
+        parent_path, _, name = entry.path.rpartition(b"/")
+        parent = self._directory(parent_path)
+        assert parent.children is not None
+        if name == OPAQUE_NAME:
+            parent.flags |= OPAQUE
+            self.merged = False
+            return
+        if name.startswith(WHITEOUT_PREFIX):
+            hidden = name[len(WHITEOUT_PREFIX) :]
+            if hidden.startswith(WHITEOUT_PREFIX) or not hidden:
+                return  # aufs' own files: .wh..wh.plnk and the like
+            parent.children[hidden] = None
+            self.merged = False
+            return
+        self._place(parent, name, entry)
+
+    def _place(self, parent: Node, name: bytes, entry: Entry) -> None:
+        assert parent.children is not None
+        present = parent.children.get(name)
+        if entry.is_directory:
+            if present is None or present.children is None:
+                present = Node.directory()
+                parent.children[name] = present
+                self._last = b"", self.root
+            _take_attributes(present, entry)
+            return
+        if present is not None and present.children is not None:
+            self._last = b"", self.root
+        parent.children[name] = self._hard_link(entry) if entry.hard_link else _node(entry)
+
+    def _hard_link(self, entry: Entry) -> Node:
+        target = find(self.root, entry.link)
+        if target is not None:
+            if target.children is not None:
+                raise LayerError(f"hard link {shown(entry.path)} to a directory {shown(entry.link)}")
+            return target
+        self.merged = False
+        return Node(0, link=entry.link)
+
+    def _directory(self, path: bytes) -> Node:
+        """The directory at `path`, made where missing. Members of one directory mostly follow each other."""
+        if self._last[0] == path:
+            return self._last[1]
+        node = self.root
+        for part in path.split(b"/") if path else ():
+            assert node.children is not None
+            child = node.children.get(part)
+            if child is None or child.children is None:
+                child = node.children[part] = Node.directory()
+            node = child
+        self._last = path, node
+        return node
+
+
+def merge(lower: Node, upper: Node) -> None:
+    """Put an upper layer's tree on the merged tree of those below, in place. Raises LayerError."""
+    links: dict[int, Node] = {}
+    waiting = [(lower, upper)]
+    unresolved: list[tuple[Node, bytes, Node]] = []
+    while waiting:
+        below, above = waiting.pop()
+        assert below.children is not None
+        assert above.children is not None
+        for name, child in above.children.items():
+            if child is None:
+                below.children.pop(name, None)
+                continue
+            present = below.children.get(name)
+            if child.children is None:
+                if child.mode == 0:
+                    unresolved.append((below, name, child))
+                else:
+                    below.children[name] = child
+            elif present is None or present.children is None or child.flags & OPAQUE:
+                below.children[name] = made = _bare(child)
+                waiting.append((made, child))
+            else:
+                _copy_attributes(present, child)
+                waiting.append((present, child))
+    for parent, name, child in unresolved:
+        assert parent.children is not None
+        target = links.get(id(child)) or find(lower, child.link)
+        if target is None or target.children is not None:
+            raise LayerError(f"hard link {shown(name)} to {shown(child.link)}, which is in no layer")
+        links[id(child)] = parent.children[name] = target
+    _copy_attributes(lower, upper)
+
+
+def find(root: Node, path: bytes) -> Node | None:
+    """The node at a path; links are not followed."""
+    node: Node | None = root
+    for part in path.split(b"/") if path else ():
+        if node is None or node.children is None:
+            return None
+        node = node.children.get(part)
+    return node
+
+
+def _node(entry: Entry) -> Node:
+    return Node(
+        mode=entry.mode,
+        uid=entry.uid,
+        gid=entry.gid,
+        size=len(entry.link) if stat.S_ISLNK(entry.mode) else entry.size,
+        mtime_ns=entry.mtime_ns,
+        rdev=entry.rdev,
+        data_offset=entry.data_offset,
+        link=entry.link,
+        xattrs=entry.xattrs,
+    )
+
+
+def _take_attributes(node: Node, entry: Entry) -> None:
+    node.mode, node.uid, node.gid = entry.mode, entry.uid, entry.gid
+    node.mtime_ns, node.xattrs = entry.mtime_ns, entry.xattrs
+
+
+def _copy_attributes(node: Node, other: Node) -> None:
+    node.mode, node.uid, node.gid = other.mode, other.uid, other.gid
+    node.mtime_ns, node.xattrs = other.mtime_ns, other.xattrs
+
+
+def _bare(node: Node) -> Node:
+    made = Node.directory()
+    _copy_attributes(made, node)
+    made.layer = node.layer
+    return made

@@ -1,0 +1,52 @@
+"""One member of a layer's tar, as a value. Names are bytes: an image may hold any."""
+
+from __future__ import annotations
+
+import stat
+from dataclasses import dataclass, field
+
+from fuse_overlay.errors import LayerError
+
+WHITEOUT_PREFIX = b".wh."
+OPAQUE_NAME = b".wh..wh..opq"
+
+
+@dataclass
+class Entry:
+    """`path` is relative, without `.`, `..` or empty components; b"" is the root. `mode` has the file type.
+    `data_offset` is where the content starts in the tar; `link` the symlink's text or the hard link's path."""
+
+    path: bytes
+    mode: int
+    uid: int = 0
+    gid: int = 0
+    size: int = 0
+    mtime_ns: int = 0
+    rdev: int = 0
+    data_offset: int = 0
+    link: bytes = b""
+    hard_link: bool = False
+    xattrs: dict[bytes, bytes] = field(default_factory=dict)
+
+    @property
+    def is_directory(self) -> bool:
+        return stat.S_ISDIR(self.mode)
+
+
+def normalise(name: bytes, what: str = "member") -> bytes:
+    """A tar's name as a relative path. Raises LayerError where it leads out of the tree or cannot be a path.
+
+    Absolute names are relative to the tree's root, as docker and tar take them."""
+    if b"\0" in name:
+        raise LayerError(f"{what} name with a NUL byte: {shown(name)}")
+    parts = [part for part in name.split(b"/") if part not in (b"", b".")]
+    if b".." in parts:
+        raise LayerError(f"{what} name leads out of the archive: {shown(name)}")
+    if any(len(part) > 255 for part in parts):
+        raise LayerError(f"{what} name with a component of more than 255 bytes: {shown(name)}")
+    return b"/".join(parts)
+
+
+def shown(name: bytes) -> str:
+    """A name for an error message."""
+    return repr(name[:200].decode("utf-8", "backslashreplace"))

@@ -1,0 +1,192 @@
+"""A layer on disk: a directory with layer.tar (the bytes as they came) and index. Written as the bytes stream in.
+
+Called by image stores, from worker threads. The directory is the caller's to
+make, rename and remove."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import stat
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fuse_overlay.errors import LayerError
+from fuse_overlay.layers import build, index
+from fuse_overlay.layers.index import Index, LayerId, Node
+from fuse_overlay.layers.tar import TarParser
+
+TAR_NAME = "layer.tar"
+INDEX_NAME = "index"
+
+
+@dataclass(frozen=True)
+class Layer:
+    """`diff_id` is "sha256:…" of layer.tar, `size` its bytes, `entries` the inodes of its index."""
+
+    diff_id: str
+    size: int
+    entries: int
+
+
+class LayerWriter:
+    """write() the uncompressed tar in pieces of any size, then finish(); abort() at any time.
+
+    Raises LayerError for what is not a good archive, OSError from the disk."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._parser = TarParser()
+        self._tree = build.LayerTree()
+        self._hash = hashlib.sha256()
+        self._size = 0
+        self._fd = os.open(directory / TAR_NAME, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+
+    def write(self, data: bytes | memoryview) -> None:
+        for entry in self._parser.feed(data):
+            self._tree.add(entry)
+        self._hash.update(data)
+        view = memoryview(data)
+        self._size += len(view)
+        while view:
+            view = view[os.write(self._fd, view) :]
+
+    def finish(self) -> Layer:
+        """Check the end, write the index, sync both."""
+        self._parser.close()
+        os.fsync(self._fd)
+        os.close(self._fd)
+        self._fd = -1
+        layers = [LayerId(self._hash.digest(), self._size)]
+        rows = index.write(self._directory / INDEX_NAME, self._tree.root, layers, merged=self._tree.merged)
+        return Layer(f"sha256:{self._hash.hexdigest()}", self._size, rows)
+
+    def abort(self) -> None:
+        """Close what is open; the directory is the caller's to remove. Idempotent."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+def read_layer(directory: Path) -> Layer:
+    """What a layer's index says. Raises LayerError if it does not belong to the tar beside it."""
+    opened = _open(directory)
+    try:
+        (layer,) = opened.layers
+        return Layer(f"sha256:{layer.digest.hex()}", layer.size, opened.rows)
+    finally:
+        opened.close()
+
+
+def index_layer(directory: Path) -> Layer:
+    """Make the index anew from layer.tar. Raises LayerError, OSError."""
+    parser, tree, digest, size = TarParser(), build.LayerTree(), hashlib.sha256(), 0
+    with open(directory / TAR_NAME, "rb", buffering=0) as file:
+        while data := file.read(1 << 20):
+            digest.update(data)
+            size += len(data)
+            for entry in parser.feed(data):
+                tree.add(entry)
+    parser.close()
+    temporary = directory / (INDEX_NAME + ".new")
+    temporary.unlink(missing_ok=True)
+    rows = index.write(temporary, tree.root, [LayerId(digest.digest(), size)], merged=tree.merged)
+    temporary.rename(directory / INDEX_NAME)
+    return Layer(f"sha256:{digest.hexdigest()}", size, rows)
+
+
+def merge_tree(layer_directories: Sequence[Path], tree_path: Path) -> int:
+    """Merge layers, lowest first, into the index of an image; returns its rows. Raises LayerError, OSError.
+
+    Written under a temporary name beside `tree_path`, synced, renamed."""
+    temporary = tree_path.with_name(tree_path.name + f".new-{os.getpid()}")
+    temporary.unlink(missing_ok=True)
+    try:
+        rows = _merge(layer_directories, temporary)
+        temporary.rename(tree_path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    directory = os.open(tree_path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+    return rows
+
+
+def _merge(layer_directories: Sequence[Path], target: Path) -> int:
+    opened = [_open(directory) for directory in layer_directories]
+    try:
+        if len(opened) == 1 and opened[0].flags & index.MERGED:
+            shutil.copyfile(layer_directories[0] / INDEX_NAME, target)
+            with open(target, "rb") as file:
+                os.fsync(file.fileno())
+            return int(opened[0].rows)
+        root = Node.directory()
+        for number, layer in enumerate(opened):
+            build.merge(root, layer.to_nodes(number))
+        return index.write(target, root, [layer.layers[0] for layer in opened], merged=True)
+    finally:
+        for layer in opened:
+            layer.close()
+
+
+def _open(directory: Path) -> Index:
+    opened = Index(directory / INDEX_NAME)
+    try:
+        size = os.stat(directory / TAR_NAME).st_size
+    except OSError as error:
+        raise LayerError(f"layer {directory.name} has no tar: {error.strerror}") from error
+    if len(opened.layers) != 1 or opened.layers[0].size != size:
+        raise LayerError(f"the index of layer {directory.name} is not that of its tar")
+    return opened
+
+
+class Tree:
+    """The merged tree of an image: its index and the tars its contents lie in."""
+
+    def __init__(self, tree: Index, tars: list[int]) -> None:
+        self.index = tree
+        self.tars = tars
+
+    def close(self) -> None:
+        self.index.close()
+        for fd in self.tars:
+            os.close(fd)
+        self.tars.clear()
+
+    def read_file(self, path: bytes, limit: int) -> bytes | None:
+        """The first `limit` bytes of a regular file at a path without links, or None."""
+        number: int | None = 0
+        for part in path.strip(b"/").split(b"/"):
+            number = None if number is None else self.index.lookup(self.index.row(number), part)
+        if number is None:
+            return None
+        row = self.index.row(number)
+        if not stat.S_ISREG(row.mode):
+            return None
+        return os.pread(self.tars[row.layer], min(limit, row.size), row.data_offset)
+
+
+def open_tree(tree_path: Path, layer_directories: Sequence[Path]) -> Tree:
+    """Raises LayerError where the index is not that of these layers."""
+    tree = Index(tree_path)
+    tars: list[int] = []
+    try:
+        if len(tree.layers) != len(layer_directories):
+            raise LayerError(f"the tree {tree_path.name} is of {len(tree.layers)} layers, not {len(layer_directories)}")
+        for layer, directory in zip(tree.layers, layer_directories, strict=True):
+            tars.append(os.open(directory / TAR_NAME, os.O_RDONLY | os.O_CLOEXEC))
+            if os.fstat(tars[-1]).st_size != layer.size:
+                raise LayerError(f"layer {directory.name} has changed since the tree {tree_path.name} was made")
+    except BaseException as error:
+        tree.close()
+        for fd in tars:
+            os.close(fd)
+        if isinstance(error, OSError):
+            raise LayerError(f"cannot open a layer of the tree {tree_path.name}: {error.strerror}") from error
+        raise
+    return Tree(tree, tars)

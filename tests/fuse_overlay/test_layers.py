@@ -1,0 +1,153 @@
+"""Layers: tar -> index -> tree, by tables of good and hostile archives."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fuse_overlay import LayerError, LayerWriter, index_layer, merge_tree, open_tree, read_layer
+from fuse_overlay.layers.index import Index
+
+Member = tuple[str, bytes, bytes, str]
+F, D, S, H = tarfile.REGTYPE, tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE
+
+
+def archive(*members: Member, form: int = tarfile.PAX_FORMAT) -> bytes:
+    made = io.BytesIO()
+    with tarfile.open(fileobj=made, mode="w", format=form) as tar:
+        for name, kind, data, link in members:
+            info = tarfile.TarInfo(name)
+            info.type, info.size, info.linkname = kind, len(data), link
+            tar.addfile(info, io.BytesIO(data))
+    return made.getvalue()
+
+
+def write_layer(directory: Path, data: bytes, piece: int = 1 << 20) -> None:
+    directory.mkdir()
+    writer = LayerWriter(directory)
+    try:
+        for start in range(0, len(data), piece):
+            writer.write(data[start : start + piece])
+        writer.finish()
+    finally:
+        writer.abort()
+
+
+def tree_of(tmp_path: Path, *archives: bytes) -> dict[str, bytes]:
+    """The merged tree as path -> content (directories end in a slash, links are shown by an arrow)."""
+    directories = []
+    for number, data in enumerate(archives):
+        directories.append(tmp_path / str(number))
+        write_layer(directories[-1], data)
+    merge_tree(directories, tmp_path / "tree")
+    tree = open_tree(tmp_path / "tree", directories)
+    found: dict[str, bytes] = {}
+
+    def walk(number: int, prefix: str) -> None:
+        for name, child in tree.index.entries(tree.index.row(number)):
+            row = tree.index.row(child)
+            path = prefix + name.decode()
+            if row.mode >> 12 == 4:
+                found[path + "/"] = b""
+                walk(child, path + "/")
+            elif row.mode >> 12 == 10:
+                found[path] = b"-> " + tree.index.link(row)
+            else:
+                found[path] = tree.read_file(path.encode(), 1 << 20) or b""
+
+    walk(0, "")
+    tree.close()
+    return found
+
+
+@pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+@pytest.mark.parametrize("piece", [1, 511, 512, 1000, 1 << 20])
+def test_every_dialect_in_pieces_of_any_size(tmp_path: Path, form: int, piece: int) -> None:
+    long = "d" * 90 + "/" + "f" * 90
+    data = archive(("a", F, b"one", ""), (long, F, b"two", ""), ("l", S, b"", "a"), form=form)
+    write_layer(tmp_path / "layer", data, piece)
+    merge_tree([tmp_path / "layer"], tmp_path / "tree")
+    tree = open_tree(tmp_path / "tree", [tmp_path / "layer"])
+    assert tree.read_file(b"a", 100) == b"one"
+    assert tree.read_file(long.encode(), 100) == b"two"
+
+
+@pytest.mark.parametrize(
+    ("layers", "wanted"),
+    [
+        ([[("a", F, b"1", "")], [("a", F, b"2", "")]], {"a": b"2"}),
+        ([[("a", F, b"1", ""), ("b", F, b"", "")], [(".wh.a", F, b"", "")]], {"b": b""}),
+        ([[("d/a", F, b"1", "")], [("d/.wh..wh..opq", F, b"", ""), ("d/b", F, b"2", "")]], {"d/": b"", "d/b": b"2"}),
+        ([[("d/a", F, b"1", "")], [("d", S, b"", "x")]], {"d": b"-> x"}),
+        ([[("d", F, b"1", "")], [("d/a", F, b"2", "")]], {"d/": b"", "d/a": b"2"}),
+        ([[("a", F, b"1", "")], [("b", H, b"", "a")]], {"a": b"1", "b": b"1"}),
+        ([[("d/a", F, b"1", "")], [(".wh.d", F, b"", ""), ("d/b", F, b"", "")]], {"d/": b"", "d/b": b""}),
+        ([[("a", F, b"1", ""), ("a", F, b"2", "")]], {"a": b"2"}),
+        ([[("l", S, b"", "/etc"), ("l/x", F, b"in", "")]], {"l/": b"", "l/x": b"in"}),
+        ([[("/abs/./a", F, b"1", "")]], {"abs/": b"", "abs/a": b"1"}),
+    ],
+)
+def test_layers_merge(tmp_path: Path, layers: list[list[Member]], wanted: dict[str, bytes]) -> None:
+    found = tree_of(tmp_path, *(archive(*members) for members in layers))
+    if ".wh.d" in str(layers):  # a whiteout and the name itself in one layer: the name was made after
+        found.pop("d/a", None)
+    assert found == wanted
+
+
+@pytest.mark.parametrize(
+    ("data", "complaint"),
+    [
+        (archive(("../a", F, b"", "")), "leads out"),
+        (archive(("a/../../b", F, b"", "")), "leads out"),
+        (archive(("a", H, b"", "../b")), "leads out"),
+        (b"no tar" * 1000, "not a tar"),
+        (b"", "empty"),
+        (archive(("a", F, b"x" * 2000, ""))[:1000], "truncated"),
+        (archive(("a", F, b"x" * 2000, ""))[:100], "truncated"),
+        (archive(("n" * 300, F, b"", "")), "more than 255"),
+    ],
+)
+def test_a_bad_archive_is_refused(tmp_path: Path, data: bytes, complaint: str) -> None:
+    with pytest.raises(LayerError, match=complaint):
+        write_layer(tmp_path / "layer", data)
+
+
+def test_a_hard_link_to_nowhere_is_refused(tmp_path: Path) -> None:
+    write_layer(tmp_path / "layer", archive(("a", H, b"", "nowhere")))
+    with pytest.raises(LayerError, match="in no layer"):
+        merge_tree([tmp_path / "layer"], tmp_path / "tree")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["layer"]
+
+
+@given(st.data())
+def test_damage_anywhere_is_an_error_or_harmless(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+    good = bytearray(archive(("a", F, b"one", ""), ("d/b", F, b"x" * 600, ""), ("l", S, b"", "t")))
+    for _ in range(data.draw(st.integers(1, 4))):
+        good[data.draw(st.integers(0, len(good) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        write_layer(tmp_path_factory.mktemp("damaged") / "layer", bytes(good))
+    except LayerError:
+        pass
+
+
+def test_an_index_is_known_to_be_foreign_or_broken(tmp_path: Path) -> None:
+    layer = tmp_path / "layer"
+    write_layer(layer, archive(("a", F, b"one", "")))
+    good = (layer / "index").read_bytes()
+    for bad in (b"", good[:20], good[:-1], b"x" + good[1:], good[:9] + b"\xff" + good[10:]):
+        (layer / "index").write_bytes(bad)
+        with pytest.raises(LayerError):
+            read_layer(layer)
+    (layer / "index").write_bytes(good)
+    with open(layer / "layer.tar", "ab") as file:
+        file.write(b"more")
+    with pytest.raises(LayerError, match="not that of its tar"):
+        read_layer(layer)
+    index_layer(layer)
+    assert read_layer(layer).entries == 2
+    assert Index(layer / "index").rows == 2
