@@ -34,9 +34,18 @@ class IdMap:
         """Ids 0 … count-1 exist inside, as users and as groups."""
         return min(sum(row[2] for row in self.uids), sum(row[2] for row in self.gids))
 
-    def nested(self) -> str:
-        """The map of a child namespace in which every id keeps its number: one row."""
-        return f"0 0 {self.count}"
+    def nested_uids(self) -> str:
+        """The map of a child namespace in which every id keeps its number.
+
+        Row by row as ours: the kernel wants each row inside one row of the parent's."""
+        return _same(self.uids)
+
+    def nested_gids(self) -> str:
+        return _same(self.gids)
+
+
+def _same(rows: tuple[tuple[int, int, int], ...]) -> str:
+    return "\n".join(f"{inside} {inside} {count}" for inside, _, count in rows)
 
 
 def find(uid: int, gid: int, name: str, subuid: str, subgid: str, helpers_missing: str = "") -> IdMap:

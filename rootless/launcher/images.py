@@ -1,0 +1,104 @@
+"""Mounts of images and the servers behind them: one process per image tree, restarted on its FUSE descriptor.
+
+The descriptor is the store's: while it is open the mount lives, whoever serves it. Owned by `server`."""
+
+from __future__ import annotations
+
+import collections
+import os
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import fuse_overlay
+from rootless.launcher import messages
+from rootless.launcher.processes import LaunchRefused
+from rootless.syscalls import Syscalls
+from rootless.syscalls import numbers as n
+
+RESTARTS = 5  # within RESTART_SECONDS: then the tree itself must be what kills its server
+RESTART_SECONDS = 10.0
+
+
+@dataclass
+class ImageMount:
+    request: messages.MountImage
+    path: Path
+    fuse_fd: int
+    journal_fd: int
+    pid: int = 0
+    deaths: collections.deque[float] = field(default_factory=lambda: collections.deque(maxlen=RESTARTS))
+
+
+class Images:
+    """All image mounts. `run(name, function)` forks a child that runs the function and leaves; it returns the pid."""
+
+    def __init__(
+        self, directory: Path, id_count: int, syscalls: Syscalls, run: Callable[[str, Callable[[], None]], int]
+    ) -> None:
+        self._directory = directory
+        self._id_count = id_count
+        self._syscalls = syscalls
+        self._run = run
+        self.by_key: dict[str, ImageMount] = {}
+
+    def mount(self, request: messages.MountImage) -> str:
+        """Path of the mounted tree. Raises LaunchRefused, OSError."""
+        if (known := self.by_key.get(request.key)) is not None:
+            return str(known.path)
+        if request.kind != "tree":
+            raise LaunchRefused("open image", 38, f"images of kind {request.kind!r} cannot be served yet")
+        else:  # a broken index is the caller's error now, not a dead server later
+            try:
+                fuse_overlay.open_tree(Path(request.tree), [Path(layer) for layer in request.layers]).close()
+            except fuse_overlay.LayerError as error:
+                raise LaunchRefused("open image", 5, str(error)) from error
+        path = self._directory / (request.key.replace("/", "_").replace(":", "_")[:80] or "image")
+        path.mkdir(mode=0o755, exist_ok=True)
+        fuse_fd = fuse_overlay.mount_fuse(str(path), "rootless", read_only=True)
+        journal_fd = os.memfd_create("journal", os.MFD_CLOEXEC) if request.kind == "directory" else -1
+        image = ImageMount(request, path, fuse_fd, journal_fd)
+        self._serve(image, resume=False)
+        self.by_key[request.key] = image
+        return str(path)
+
+    def unmount(self, key: str) -> None:
+        image = self.by_key.pop(key, None)
+        if image is None:
+            return
+        self._syscalls.umount(str(image.path), n.MNT_DETACH)
+        os.close(image.fuse_fd)  # the server has its own and leaves when the last user has gone
+        if image.journal_fd >= 0:
+            os.close(image.journal_fd)
+        image.path.rmdir()
+
+    def reaped(self, pid: int) -> tuple[str, bool] | None:
+        """A child ended: (key, restarted?) if it was a server of ours."""
+        image = next((image for image in self.by_key.values() if image.pid == pid), None)
+        if image is None:
+            return None
+        now = time.monotonic()
+        image.deaths.append(now)
+        if len(image.deaths) == RESTARTS and now - image.deaths[0] < RESTART_SECONDS:
+            image.pid = 0
+            return image.request.key, False
+        self._serve(image, resume=True)
+        return image.request.key, True
+
+    def _serve(self, image: ImageMount, *, resume: bool) -> None:
+        request = image.request
+
+        def serve() -> None:
+            tree = fuse_overlay.open_tree(Path(request.tree), [Path(layer) for layer in request.layers])
+            fuse_overlay.serve_tree(image.fuse_fd, tree, id_count=self._id_count, resume=resume)
+
+        image.pid = self._run("rl-image", serve)
+
+    def stop(self) -> None:
+        for key in list(self.by_key):
+            pid = self.by_key[key].pid
+            self.unmount(key)
+            if pid:
+                os.kill(pid, signal.SIGKILL)

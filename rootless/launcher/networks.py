@@ -1,0 +1,138 @@
+"""Network processes: one per network, with the commands and descriptors they were given kept for a restart.
+
+The launcher does not read the commands; it repeats what was kept under a key. Owned by `server`."""
+
+from __future__ import annotations
+
+import collections
+import json
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import slirp
+from rootless.launcher import messages, wire
+from rootless.launcher.images import RESTART_SECONDS, RESTARTS
+from rootless.launcher.processes import LaunchRefused
+
+ANSWER_SECONDS = 5.0
+
+
+@dataclass
+class Network:
+    network_id: str
+    config: dict[str, object]
+    pid: int = 0
+    control: socket.socket | None = None
+    kept: dict[str, tuple[dict[str, object], list[int]]] = field(default_factory=dict)
+    deaths: collections.deque[float] = field(default_factory=lambda: collections.deque(maxlen=RESTARTS))
+
+
+class Networks:
+    """All networks. `run(name, function)` forks a child that runs the function and leaves; it returns the pid."""
+
+    def __init__(self, run: Callable[[str, Callable[[], None]], int]) -> None:
+        self._run = run
+        self.by_id: dict[str, Network] = {}
+
+    def start(self, request: messages.StartNetwork) -> int:
+        """The process' pid. Raises OSError, LaunchRefused."""
+        network = self.by_id.get(request.network_id)
+        if network is None:
+            network = Network(request.network_id, request.config)
+            self._start(network)
+            self.by_id[request.network_id] = network
+        return network.pid
+
+    def command(self, request: messages.NetworkCommand, descriptors: list[int]) -> dict[str, Any]:
+        """Pass a command on and keep it. The descriptors become ours. Raises LaunchRefused."""
+        network = self.by_id.get(request.network_id)
+        if network is None:
+            wire.close_all(descriptors)
+            raise LaunchRefused("network", 2, f"network {request.network_id} does not run")
+        if request.forget_key and (forgotten := network.kept.pop(request.forget_key, None)):
+            wire.close_all(forgotten[1])
+        try:
+            answer = self._ask(network, request.command, descriptors)
+        except LaunchRefused:
+            wire.close_all(descriptors)
+            raise
+        if request.key:
+            replaced = network.kept.pop(request.key, None)
+            network.kept[request.key] = request.command, descriptors
+            wire.close_all(replaced[1] if replaced else [])
+        else:
+            wire.close_all(descriptors)
+        return answer
+
+    def stop(self, network_id: str) -> None:
+        network = self.by_id.pop(network_id, None)
+        if network is None:
+            return
+        if network.control is not None:
+            network.control.close()  # end of file is its signal to leave
+        for _, descriptors in network.kept.values():
+            wire.close_all(descriptors)
+
+    def reaped(self, pid: int) -> tuple[str, bool] | None:
+        """A child ended: (network id, restarted?) if it was a network of ours."""
+        network = next((network for network in self.by_id.values() if network.pid == pid), None)
+        if network is None:
+            return None
+        if network.control is not None:
+            network.control.close()
+            network.control = None
+        now = time.monotonic()
+        network.deaths.append(now)
+        if len(network.deaths) == RESTARTS and now - network.deaths[0] < RESTART_SECONDS:
+            network.pid = 0
+            return network.network_id, False
+        self._start(network)
+        for command, descriptors in list(network.kept.values()):
+            try:
+                self._ask(network, command, descriptors)
+            except LaunchRefused:
+                continue  # one endpoint it no longer accepts must not take the others with it
+        return network.network_id, True
+
+    def _start(self, network: Network) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        config = slirp.NetworkConfig.from_dict(network.config)
+
+        def serve() -> None:
+            ours.close()
+            slirp.run_network(config, theirs)
+
+        try:
+            network.pid = self._run("rl-network", serve)
+        finally:
+            theirs.close()
+        ours.settimeout(ANSWER_SECONDS)
+        network.control = ours
+
+    def _ask(self, network: Network, command: dict[str, object], descriptors: list[int]) -> dict[str, Any]:
+        if network.control is None:
+            raise LaunchRefused("network", 111, f"network {network.network_id} has died too often; restart the engine")
+        try:
+            wire.send(network.control, json.dumps(command).encode(), descriptors)
+            data = network.control.recv(1 << 16)
+            answer = json.loads(data) if data else {"error": "it has died"}
+        except (OSError, ValueError) as error:
+            raise LaunchRefused("network", getattr(error, "errno", 0) or 5, f"network process: {error}") from error
+        if not isinstance(answer, dict) or "error" in answer:
+            raise LaunchRefused("network", 22, f"network process: {answer.get('error', 'bad answer')}")
+        return answer
+
+    def stop_all(self) -> None:
+        for network_id in list(self.by_id):
+            pid = self.by_id[network_id].pid
+            self.stop(network_id)
+            if pid:
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    continue

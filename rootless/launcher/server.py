@@ -1,0 +1,395 @@
+"""The launcher's loop: one thread, one poll, requests in, replies and events out. No policy, no trio.
+
+It must not wait for a slow engine (replies are queued) nor for a starting child (its report channel is polled).
+Called by `launcher.__main__` once the user namespace is set up."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import os
+import select
+import shutil
+import signal
+import socket
+import struct
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rootless.launcher import messages, wire
+from rootless.launcher.child import ChildContext
+from rootless.launcher.idmap import IdMap
+from rootless.launcher.images import Images
+from rootless.launcher.networks import Networks
+from rootless.launcher.processes import LaunchRefused, Process, Processes
+from rootless.runtime.spec import GuestNetwork
+from rootless.syscalls import numbers as n
+
+MAX_QUEUED = 10_000  # replies and events an engine may be behind with before it is cut off
+
+
+class _Connection:
+    """A peer, and what it has not taken yet."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.socket = sock
+        self.queue: collections.deque[tuple[bytes, list[int]]] = collections.deque()
+
+
+class Launcher:
+    """Serves one listener until told to leave.
+
+    `allowed_roots`: directories below which RemoveTree may work."""
+
+    def __init__(
+        self,
+        listener: socket.socket,
+        context: ChildContext,
+        idmap: IdMap,
+        mounts_directory: Path,
+        allowed_roots: tuple[Path, ...],
+        version: str,
+    ) -> None:
+        self._listener = listener
+        self._context = context
+        self._idmap = idmap
+        self._mounts_directory = mounts_directory
+        self._allowed_roots = allowed_roots
+        self._version = version
+        self._poll = select.poll()
+        self._readers: dict[int, Callable[[], None]] = {}
+        self._connections: dict[int, _Connection] = {}
+        self._engine: _Connection | None = None
+        self._removals: dict[int, tuple[_Connection, int, str]] = {}
+        self._processes = Processes(context, idmap, self._exited, self._attach_tap)
+        self._images = Images(mounts_directory, idmap.count, context.syscalls, self._run)
+        self._networks = Networks(self._run)
+        self._leaving = False
+
+    # ------------------------------------------------------------------------------------------------ loop
+    def serve(self) -> None:
+        """Runs until Shutdown."""
+        wake_read, wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+        for number in (signal.SIGCHLD, signal.SIGTERM):
+            signal.signal(number, self._signalled)
+        self._watch(wake_read, lambda: self._woken(wake_read))
+        self._watch(self._listener.fileno(), self._accept)
+        while not self._leaving:
+            for fd, events in self._poll.poll():
+                if events & select.POLLOUT and fd in self._connections:
+                    self._flush(self._connections[fd])
+                if events & ~select.POLLOUT and (reader := self._readers.get(fd)):
+                    reader()
+        self._stop()
+
+    def _signalled(self, number: int, _frame: object) -> None:
+        if number == signal.SIGTERM:
+            self._leaving = True
+
+    def _watch(self, fd: int, reader: Callable[[], None]) -> None:
+        self._readers[fd] = reader
+        self._poll.register(fd, select.POLLIN)
+
+    def _unwatch(self, fd: int) -> None:
+        del self._readers[fd]
+        self._poll.unregister(fd)
+
+    def _woken(self, fd: int) -> None:
+        try:
+            os.read(fd, 4096)
+        except BlockingIOError:
+            pass
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            self._reaped(pid, status)
+
+    def _reaped(self, pid: int, status: int) -> None:
+        if self._processes.reaped(pid, status):
+            return
+        if (removal := self._removals.pop(pid, None)) is not None:
+            connection, request_id, path = removal
+            if status == 0:
+                self._reply(connection, request_id, {})
+            else:
+                self._refuse(connection, request_id, "remove", 5, f"cannot remove {path} entirely")
+            return
+        for kind, owner in (("image", self._images), ("network", self._networks)):
+            if (ended := owner.reaped(pid)) is not None:
+                reason = f"status {os.waitstatus_to_exitcode(status)}" + ("" if ended[1] else ", given up")
+                self._log(f"{kind} {ended[0]} died: {reason}")
+                self._event(messages.Restarted(kind, ended[0], reason))
+                return
+
+    def _run(self, name: str, function: Callable[[], None]) -> int:
+        """Fork a server: nothing of ours stays open in it but what it inherits on purpose."""
+        pid = os.fork()
+        if pid:
+            return pid
+        try:
+            signal.set_wakeup_fd(-1)
+            for number in (signal.SIGCHLD, signal.SIGTERM):
+                signal.signal(number, signal.SIG_DFL)
+            self._context.syscalls.prctl(n.PR_SET_PDEATHSIG, signal.SIGKILL)
+            Path("/proc/self/comm").write_text(name)
+            self._listener.close()
+            for connection in self._connections.values():
+                connection.socket.close()
+            for process in self._processes.by_id.values():
+                wire.close_all([*process.stdio.values()])
+            function()
+            os._exit(0)
+        except BaseException:
+            import traceback
+
+            traceback.print_exc()
+            sys.stderr.flush()
+            os._exit(1)
+
+    def _stop(self) -> None:
+        for process in self._processes.running():
+            if process.pidfd >= 0:
+                try:
+                    signal.pidfd_send_signal(process.pidfd, signal.SIGKILL)
+                except ProcessLookupError:
+                    continue
+        self._networks.stop_all()
+        self._images.stop()
+
+    # ------------------------------------------------------------------------------------------------ connections
+    def _accept(self) -> None:
+        sock, _ = self._listener.accept()
+        _, uid, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        if uid != os.getuid():
+            sock.close()
+            return
+        sock.setblocking(False)
+        connection = self._connections[sock.fileno()] = _Connection(sock)
+        self._watch(sock.fileno(), lambda: self._receive(connection))
+
+    def _close(self, connection: _Connection) -> None:
+        self._unwatch(connection.socket.fileno())
+        del self._connections[connection.socket.fileno()]
+        if self._engine is connection:
+            self._engine = None
+        for _, descriptors in connection.queue:
+            wire.close_all(descriptors)
+        connection.socket.close()
+
+    def _receive(self, connection: _Connection) -> None:
+        try:
+            received = wire.receive(connection.socket)
+        except BlockingIOError:
+            return
+        except (OSError, wire.BadMessage) as error:
+            self._log(f"bad message: {error}")
+            received = None
+        if received is None:
+            self._close(connection)
+            return
+        value, descriptors = received
+        request_id = value.get("id")
+        if not isinstance(request_id, int):
+            wire.close_all(descriptors)
+            self._close(connection)
+            return
+        try:
+            self._handle(connection, request_id, wire.request(value), descriptors)
+        except LaunchRefused as refused:
+            self._refuse(connection, request_id, refused.step, refused.errno, refused.message, refused.exit_code)
+        except wire.BadMessage as error:
+            self._refuse(connection, request_id, "message", 22, str(error))
+        except OSError as error:
+            self._refuse(connection, request_id, "launcher", error.errno or 5, str(error))
+
+    def _send(self, connection: _Connection, data: bytes, descriptors: list[int]) -> None:
+        """Queue a datagram; the descriptors are duplicated, the caller keeps its own."""
+        if self._connections.get(connection.socket.fileno()) is not connection:
+            return
+        if len(connection.queue) >= MAX_QUEUED:
+            self._log("an engine does not read: cut off")
+            self._close(connection)
+            return
+        connection.queue.append((data, [os.dup(fd) for fd in descriptors]))
+        self._flush(connection)
+
+    def _flush(self, connection: _Connection) -> None:
+        while connection.queue:
+            data, descriptors = connection.queue[0]
+            try:
+                wire.send(connection.socket, data, descriptors)
+            except BlockingIOError:
+                break
+            except OSError:
+                return  # the reader will see its end
+            connection.queue.popleft()
+            wire.close_all(descriptors)
+        events = select.POLLIN | (select.POLLOUT if connection.queue else 0)
+        self._poll.modify(connection.socket.fileno(), events)
+
+    def _reply(
+        self, connection: _Connection, request_id: int, result: dict[str, object], fds: list[int] | None = None
+    ) -> None:
+        self._send(connection, wire.encode(messages.Reply(request_id, result)), fds or [])
+
+    def _refuse(
+        self, connection: _Connection, request_id: int, step: str, number: int, message: str, exit_code: int = 125
+    ) -> None:
+        self._send(connection, wire.encode(messages.Failure(request_id, step, number, message, exit_code)), [])
+
+    def _event(self, event: messages.Event) -> None:
+        if self._engine is not None:
+            self._send(self._engine, wire.encode(event), [])
+
+    # ------------------------------------------------------------------------------------------------ requests
+    def _handle(
+        self, connection: _Connection, request_id: int, request: messages.Request, descriptors: list[int]
+    ) -> None:
+        if isinstance(request, messages.NetworkCommand):
+            self._reply(connection, request_id, self._networks.command(request, descriptors))
+            return
+        wire.close_all(descriptors)  # no other request brings any
+        match request:
+            case messages.StartContainer() | messages.StartExec():
+                self._start(connection, request_id, request)
+            case messages.RemoveTree():
+                self._remove(connection, request_id, request.path)
+            case messages.Stdio():
+                stdio = self._processes.find(request.process_id).stdio
+                self._reply(connection, request_id, {"names": list(stdio)}, list(stdio.values()))
+            case messages.Shutdown():
+                if self._processes.running() and not request.force:
+                    raise LaunchRefused("shutdown", 16, "containers are running")
+                self._reply(connection, request_id, {})
+                self._leaving = True
+            case messages.Hello():
+                self._engine = connection
+                self._reply(connection, request_id, self._hello())
+            case _:
+                self._reply(connection, request_id, self._at_once(request))
+
+    def _at_once(self, request: messages.Request) -> dict[str, object]:
+        match request:
+            case messages.MountImage():
+                return {"path": self._images.mount(request)}
+            case messages.UnmountImage():
+                self._images.unmount(request.key)
+            case messages.CloseStdin():
+                self._processes.close_stdin(request.process_id)
+            case messages.Signal():
+                self._processes.signal(request)
+            case messages.Forget():
+                self._processes.forget(request.process_id)
+            case messages.StartNetwork():
+                return {"pid": self._networks.start(request)}
+            case messages.StopNetwork():
+                self._networks.stop(request.network_id)
+        return {}
+
+    def _hello(self) -> dict[str, object]:
+        known = self._processes.by_id.values()
+        return {
+            "pid": os.getpid(),
+            "version": self._version,
+            "protocol": messages.PROTOCOL_VERSION,
+            "uid_map": self._idmap.uids,
+            "gid_map": self._idmap.gids,
+            "single_id": self._idmap.single_id,
+            "single_id_reason": self._idmap.reason,
+            "mounts_dir": str(self._mounts_directory),
+            "containers": {p.process_id: p.pid for p in known if p.kind == "container" and p.status is None},
+            "execs": {p.process_id: p.pid for p in known if p.kind == "exec" and p.status is None},
+            "exits": [dataclasses.asdict(_exited(p)) for p in known if p.status is not None and p.started],
+            "images": {key: str(image.path) for key, image in self._images.by_key.items()},
+            "networks": list(self._networks.by_id),
+        }
+
+    def _start(
+        self, connection: _Connection, request_id: int, request: messages.StartContainer | messages.StartExec
+    ) -> None:
+        def answer(result: dict[str, object], fds: list[int]) -> None:
+            self._reply(connection, request_id, result, fds)
+
+        def refuse(step: str, number: int, message: str, exit_code: int) -> None:
+            self._refuse(connection, request_id, step, number, message, exit_code)
+
+        if isinstance(request, messages.StartContainer):
+            channel = self._processes.start_container(request.spec, answer, refuse)
+        else:
+            channel = self._processes.start_exec(request, answer, refuse)
+        fd = channel.fileno()
+
+        def readable() -> None:
+            if channel.fileno() >= 0 and not self._report(channel):
+                self._unwatch(fd)
+
+        self._watch(fd, readable)
+
+    def _report(self, channel: socket.socket) -> bool:
+        return self._processes.readable(channel)
+
+    def _remove(self, connection: _Connection, request_id: int, path: str) -> None:
+        wanted = Path(os.path.normpath(path))
+        if not any(root in wanted.parents for root in self._allowed_roots):
+            raise LaunchRefused("remove", 1, f"{path} is not below our directories")
+        pid = self._run("rl-remove", lambda: _remove_tree(wanted))
+        self._removals[pid] = connection, request_id, path
+
+    # ------------------------------------------------------------------------------------------------ happenings
+    def _exited(self, process: Process) -> None:
+        for network in process.networks if process.kind == "container" else ():
+            try:
+                self._networks.command(
+                    messages.NetworkCommand(
+                        network.network_id,
+                        {"type": "Detach", "endpoint_id": network.endpoint_id},
+                        forget_key=network.endpoint_id,
+                    ),
+                    [],
+                )
+            except LaunchRefused as refused:
+                self._log(f"detach {network.endpoint_id}: {refused.message}")
+        self._event(_exited(process))
+
+    def _attach_tap(self, network: GuestNetwork, tap: int) -> None:
+        command: dict[str, object] = {
+            "type": "Attach",
+            "endpoint_id": network.endpoint_id,
+            "mac": network.mac,
+            "address4": network.address4,
+            "address6": network.address6,
+            "names": [],
+        }
+        try:
+            self._networks.command(messages.NetworkCommand(network.network_id, command, key=network.endpoint_id), [tap])
+        except LaunchRefused as refused:
+            self._log(f"attach {network.endpoint_id}: {refused.message}")
+
+    def _log(self, text: str) -> None:
+        sys.stderr.write(f"launcher: {text}\n")
+        sys.stderr.flush()
+
+
+def _exited(process: Process) -> messages.Exited:
+    return messages.Exited(process.process_id, process.kind, process.status or 0, process.finished_at)
+
+
+def _remove_tree(path: Path) -> None:
+    """Root in U owns every file below; directories it may not write are opened up first. Links are never followed."""
+
+    def open_up(function: Callable[..., Any], name: str, _error: object) -> None:
+        parent = os.path.dirname(name)
+        os.chmod(parent, 0o700)
+        if os.path.isdir(name) and not os.path.islink(name):
+            os.chmod(name, 0o700)
+        function(name)
+
+    if path.exists():
+        shutil.rmtree(path, onerror=open_up)

@@ -1,0 +1,50 @@
+"""What a network is, as a value that travels as JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import ipaddress
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """`subnet4` "172.17.0.0/16", `gateway4` "172.17.0.1" (router, NAT and DNS are there). `resolvers` replaces the
+    host's /etc/resolv.conf when given. `host_loopback`: guests may reach the host's loopback at the gateway's address.
+    """
+
+    name: str
+    subnet4: str
+    gateway4: str
+    mtu: int = 1500
+    host_loopback: bool = False
+    resolvers: tuple[str, ...] = ()
+
+    def as_dict(self) -> dict[str, object]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, object]) -> NetworkConfig:
+        """Raises ValueError naming what is wrong."""
+        known = {field.name for field in dataclasses.fields(cls)}
+        if unknown := set(value) - known:
+            raise ValueError(f"unknown network setting {sorted(unknown)[0]!r}")
+        subnet = ipaddress.IPv4Network(str(value["subnet4"]))
+        gateway = ipaddress.IPv4Address(str(value["gateway4"]))
+        if gateway not in subnet:
+            raise ValueError(f"gateway {gateway} is not in {subnet}")
+        mtu = value.get("mtu", 1500)
+        resolvers = value.get("resolvers", ())
+        if not isinstance(mtu, int) or not 576 <= mtu <= 65520:
+            raise ValueError(f"mtu {mtu!r} is not from 576 to 65520")
+        if not isinstance(resolvers, (list, tuple)):
+            raise ValueError("resolvers is not a list")
+        return cls(
+            str(value["name"]),
+            str(subnet),
+            str(gateway),
+            mtu,
+            bool(value.get("host_loopback", False)),
+            tuple(str(ipaddress.ip_address(str(resolver))) for resolver in resolvers),
+        )

@@ -1,0 +1,230 @@
+"""A real launcher and real containers: busybox over an image served by FUSE, as an ordinary user."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import trio
+
+from fuse_overlay import LayerWriter, merge_tree
+from rootless.launcher import messages
+from rootless.launcher.client import Launcher, LaunchFailure
+from rootless.launcher.spawn import start_launcher
+from rootless.runtime import capabilities
+from rootless.runtime.spec import DEFAULT_PATH, ContainerSpec, GuestNetwork, ProcessSpec, RootSpec
+from rootless.settings import Settings
+from tests.busybox import busybox_tar
+
+pytestmark = pytest.mark.kernel
+
+
+@pytest.fixture(scope="module")
+def settings() -> Iterator[Settings]:
+    home = Path(tempfile.mkdtemp(prefix="rootless-launcher-"))
+    made = Settings(home / "data", home / "state", home / "run")
+    for directory in (made.data_root, made.state_root, made.runtime_dir, home / "image"):
+        directory.mkdir(mode=0o700)
+    writer = LayerWriter(home / "image")
+    writer.write(busybox_tar())
+    writer.finish()
+    merge_tree([home / "image"], home / "tree")
+    start_launcher(made)
+    yield made
+
+    async def leave() -> None:
+        async with connected(made) as launcher:
+            await launcher.request(messages.Shutdown(force=True))
+
+    trio.run(leave)
+    shutil.rmtree(home, ignore_errors=True)
+
+
+@asynccontextmanager
+async def connected(settings: Settings) -> AsyncIterator[Launcher]:
+    launcher = await Launcher.connect(settings.launcher_socket)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(launcher.run)
+        await launcher.request(messages.Hello("test"))
+        try:
+            with trio.fail_after(30):
+                yield launcher
+        finally:
+            nursery.cancel_scope.cancel()
+
+
+async def spec(settings: Settings, launcher: Launcher, name: str, *args: str) -> ContainerSpec:
+    home = settings.data_root.parent
+    mount = messages.MountImage("busybox", "tree", str(home / "tree"), (str(home / "image"),))
+    result, _ = await launcher.request(mount)
+    directory = settings.state_root / name
+    for part in ("upper", "work"):
+        (directory / part).mkdir(parents=True)
+    process = ProcessSpec(args, (f"PATH={DEFAULT_PATH}",), capabilities=capabilities.combine((), ()))
+    root = RootSpec(str(result["path"]), str(directory / "upper"), str(directory / "work"))
+    return ContainerSpec(name, "box", root, process)
+
+
+async def finish(launcher: Launcher, process_id: str, descriptors: list[int]) -> tuple[bytes, int]:
+    """Everything the process writes to stdout, and its status."""
+    output = b""
+    os.set_blocking(descriptors[0], False)
+    while True:
+        await trio.lowlevel.wait_readable(descriptors[0])
+        try:
+            data = os.read(descriptors[0], 65536)
+        except OSError:
+            break
+        if not data:
+            break
+        output += data
+    for fd in descriptors:
+        os.close(fd)
+    async for event in launcher.events:
+        if isinstance(event, messages.Exited) and event.process_id == process_id:
+            await launcher.request(messages.Forget(process_id))
+            return output, event.status
+    raise AssertionError("no exit")
+
+
+def run(settings: Settings, name: str, *args: str, **changes: object) -> tuple[bytes, int]:
+    async def body() -> tuple[bytes, int]:
+        async with connected(settings) as launcher:
+            made = await spec(settings, launcher, name, *args)
+            process = {key: changes.pop(key) for key in list(changes) if hasattr(made.process, key)}
+            made = replace(made, process=replace(made.process, **process), **changes)  # type: ignore[arg-type]
+            _, descriptors = await launcher.request(messages.StartContainer(made))
+            return await finish(launcher, name, descriptors)
+
+    return trio.run(body)
+
+
+def test_output_and_status(settings: Settings) -> None:
+    assert run(settings, "output", "sh", "-c", "echo hello; exit 7") == (b"hello\n", 7)
+
+
+def test_it_is_process_one_and_root_with_dockers_capabilities(settings: Settings) -> None:
+    script = "echo $$ $(id -u) $(hostname); grep CapEff /proc/self/status; cat /etc/marker"
+    output, status = run(settings, "root", "sh", "-c", script)
+    assert (output.split(), status) == (b"1 0 box CapEff: 00000000a80425fb as it was".split(), 0)
+
+
+def test_a_signal_is_a_status(settings: Settings) -> None:
+    assert run(settings, "signal", "sh", "-c", "kill -9 $$; exec sleep 100 & wait", init=True)[1] == 137
+
+
+def test_devices_and_file_systems(settings: Settings) -> None:
+    script = "echo x >/dev/null; head -c 3 /dev/zero | wc -c; ls /dev/pts; mount | cut -d' ' -f3 | sort | tr '\\n' ' '"
+    output, status = run(settings, "devices", "sh", "-c", script)
+    assert status == 0
+    assert set(b"/ /proc /dev /dev/pts /dev/shm /dev/mqueue /sys".split()) <= set(output.split())
+
+
+def test_another_user(settings: Settings) -> None:
+    output, status = run(settings, "user", "sh", "-c", "id; grep CapEff /proc/self/status; echo $HOME", user="www")
+    if status != 0:
+        pytest.fail(output.decode())
+    assert output.split()[0] == b"uid=33(www)"
+    assert b"0000000000000000" in output
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "text"),
+    [
+        ("nope", 127, 'exec: "nope": executable file not found in $PATH'),
+        ("/nope", 127, 'exec: "/nope": stat /nope: no such file or directory'),
+        ("/etc/not-a-program", 126, 'exec: "/etc/not-a-program": permission denied'),
+        ("/etc", 126, 'exec: "/etc": is a directory'),
+    ],
+)
+def test_what_cannot_be_executed(settings: Settings, command: str, code: int, text: str) -> None:
+    with pytest.raises(BaseExceptionGroup) as caught:
+        run(settings, "bad" + command.replace("/", "-"), command)
+    failure = caught.value.exceptions[0]
+    assert isinstance(failure, LaunchFailure)
+    assert (failure.exit_code, failure.message) == (code, text)
+
+
+def test_a_terminal(settings: Settings) -> None:
+    output, status = run(settings, "tty", "sh", "-c", "tty; stty size", terminal=True, terminal_size=(33, 77))
+    assert (output.split(), status) == ([b"/dev/pts/0", b"33", b"77"], 0)
+
+
+def test_exec_and_stdio_for_an_engine_that_comes_back(settings: Settings) -> None:
+    async def body() -> None:
+        async with connected(settings) as launcher:
+            made = await spec(settings, launcher, "long", "sh", "-c", "echo early; read x; echo got $x; exit 4")
+            made = replace(made, process=replace(made.process, open_stdin=True))
+            _, descriptors = await launcher.request(messages.StartContainer(made))
+            for fd in descriptors:
+                os.close(fd)
+        async with connected(settings) as launcher:  # the first engine is gone
+            process = replace(made.process, args=("sh", "-c", "echo $$; cat /etc/marker"), open_stdin=False)
+            _, descriptors = await launcher.request(messages.StartExec("exec1", "long", process))
+            output, status = await finish(launcher, "exec1", descriptors)
+            assert status == 0
+            assert output.endswith(b"as it was\n")
+            assert int(output.split()[0]) > 1
+            result, descriptors = await launcher.request(messages.Stdio("long"))
+            assert result["names"] == ["stdin", "stdout", "stderr"]
+            os.write(descriptors[0], b"word\n")
+            output, status = await finish(launcher, "long", descriptors[1:])
+            assert (output, status) == (b"early\ngot word\n", 4)
+            os.close(descriptors[0])
+
+    trio.run(body)
+
+
+def test_a_network_device(settings: Settings) -> None:
+    async def body() -> None:
+        async with connected(settings) as launcher:
+            config = {"name": "bridge", "subnet4": "10.99.0.0/24", "gateway4": "10.99.0.1"}
+            await launcher.request(messages.StartNetwork("net1", config))
+            made = await spec(
+                settings, launcher, "net", "sh", "-c", "ip -o -4 addr show eth0; ip route; arping -c 1 10.99.0.1"
+            )
+            guest = GuestNetwork("net1", "end1", "eth0", "02:42:0a:63:00:02", 1500, "10.99.0.2/24", "10.99.0.1")
+            _, descriptors = await launcher.request(messages.StartContainer(replace(made, guest_networks=(guest,))))
+            output, _ = await finish(launcher, "net", descriptors)
+            assert b"10.99.0.2/24" in output
+            assert b"default via 10.99.0.1 dev eth0" in output
+
+    trio.run(body)
+
+
+def test_the_image_server_is_started_again(settings: Settings) -> None:
+    async def body() -> None:
+        async with connected(settings) as launcher:
+            made = await spec(settings, launcher, "reader", "sh", "-c", "read x; sha256sum /var/big")
+            made = replace(made, process=replace(made.process, open_stdin=True))
+            _, descriptors = await launcher.request(messages.StartContainer(made))
+            for entry in Path("/proc").iterdir():
+                own = entry.name.isdigit() and entry.stat().st_uid == os.getuid()
+                if own and (entry / "comm").read_text() == "rl-image\n":
+                    os.kill(int(entry.name), signal.SIGKILL)
+            os.write(descriptors[0], b"\n")
+            output, status = await finish(launcher, "reader", descriptors[1:])
+            assert status == 0
+            assert len(output.split()[0]) == 64
+
+    trio.run(body)
+
+
+def test_a_tree_whose_files_are_others_is_removed(settings: Settings) -> None:
+    run(settings, "others", "sh", "-c", "mkdir -m 0 /root/d; touch /root/f; chown 33:33 /root/f; chmod 0 /root/f")
+
+    async def body() -> None:
+        async with connected(settings) as launcher:
+            await launcher.request(messages.RemoveTree(str(settings.state_root / "others")))
+            with pytest.raises(LaunchFailure, match="not below"):
+                await launcher.request(messages.RemoveTree("/etc"))
+
+    trio.run(body)
+    assert not (settings.state_root / "others").exists()
