@@ -64,7 +64,7 @@ class Hijacked:
             return early
         return await self._stream.receive_some(READ_BYTES)
 
-    async def send(self, data: bytes | bytearray | memoryview) -> None:
+    async def send(self, data: bytes | memoryview) -> None:
         await self._stream.send_all(data)
 
     async def send_eof(self) -> None:
