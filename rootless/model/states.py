@@ -28,7 +28,8 @@ def follow(state: str, asked: str, name: str) -> str:
         raise NotModified("container already started")
     if (state, asked) == (RUNNING, "remove"):
         raise Conflict(
-            f'cannot remove container "{name}": container is running: stop the container before removing or force remove'
+            f'cannot remove container "{name}": container is running: '
+            "stop the container before removing or force remove"
         )
     if state == REMOVING:
         raise Conflict(f"removal of container {name} is already in progress")
