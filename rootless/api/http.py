@@ -8,7 +8,8 @@ sends neither and gets 200 with no length; either way the connection carries raw
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -37,7 +38,7 @@ class Response:
 class StreamResponse:
     """A response whose body comes in pieces; the headers go out at once."""
 
-    chunks: AsyncIterator[bytes]
+    chunks: AsyncGenerator[bytes, None]
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
 
@@ -232,9 +233,10 @@ class Connection:
 
     async def _send_stream(self, response: StreamResponse) -> None:
         await self._send(self._head(response.status, {**self._server_headers, **response.headers}))
-        async for chunk in response.chunks:
-            if chunk:
-                await self._send(self._h11.send(h11.Data(data=chunk)))
+        async with aclosing(response.chunks) as chunks:
+            async for chunk in chunks:
+                if chunk:
+                    await self._send(self._h11.send(h11.Data(data=chunk)))
         await self._send(self._h11.send(h11.EndOfMessage()))
 
     def _head(self, status: int, headers: Mapping[str, str]) -> bytes:

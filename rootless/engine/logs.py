@@ -89,22 +89,26 @@ def parse_line(line: bytes) -> LogLine | None:
         return None
 
 
-def read_all(path: Path) -> Iterator[LogLine]:
-    """All entries; none where there is no log."""
+def read_all(path: Path, size: int | None = None) -> Iterator[LogLine]:
+    """All entries (of the first `size` bytes); none where there is no log."""
+    left = float("inf") if size is None else size
     try:
         with open(path, "rb") as file:
             for line in file:
+                left -= len(line)
+                if left < 0:
+                    return
                 if line.endswith(b"\n") and (entry := parse_line(line)) is not None:
                     yield entry
     except FileNotFoundError:
         return
 
 
-def read_tail(path: Path, count: int) -> list[LogLine]:
-    """The last `count` entries, read from the end."""
+def read_tail(path: Path, count: int, size: int | None = None) -> list[LogLine]:
+    """The last `count` entries (of the first `size` bytes), read from the end."""
     try:
         with open(path, "rb") as file:
-            end = file.seek(0, os.SEEK_END)
+            end = file.seek(0, os.SEEK_END) if size is None else size
             data = b""
             while end > 0 and data.count(b"\n") <= count:
                 start = max(0, end - READ_BYTES)

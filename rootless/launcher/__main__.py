@@ -7,6 +7,7 @@ are the sockets there: a socket that can be connected to is a launcher that work
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import gc
 import importlib
 import os
@@ -15,6 +16,7 @@ import sys
 from pathlib import Path
 
 import slirp
+from rootless import __version__
 from rootless import settings as settings_module
 from rootless.launcher import idmap as idmap_module
 from rootless.launcher.child import ChildContext
@@ -26,14 +28,13 @@ from rootless.settings import Settings
 from rootless.syscalls import Kernel, Syscalls
 from rootless.syscalls import numbers as n
 
-VERSION = "0.1.0"
-
 
 def main() -> int:
     """Exit code 1 and a message on stderr (the launcher's log) where it cannot start."""
     try:
         settings = settings_module.load(os.environ)
         settings_module.ensure_runtime_dir(settings)
+        lock = _only_one(settings)
         kernel = Kernel()
         os.chdir("/")
         os.umask(0o022)
@@ -54,14 +55,25 @@ def main() -> int:
         loopback_up=slirp.loopback_up,
     )
     roots = settings.state_root, settings.data_root
-    launcher = Launcher(listener, context, idmap, mounts, roots, VERSION)
+    launcher = Launcher(listener, context, idmap, mounts, roots, __version__)
     gc.collect()
     gc.freeze()
     try:
         launcher.serve()
     finally:
         settings.launcher_socket.unlink(missing_ok=True)
+        os.close(lock)
     return 0
+
+
+def _only_one(settings: Settings) -> int:
+    """A lock held as long as we live, by us and not by our forks (fcntl(2), F_SETLK). Raises RootlessError."""
+    fd = os.open(settings.runtime_dir / "launcher.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        raise RootlessError(f"another launcher runs already for {settings.runtime_dir}") from error
+    return fd
 
 
 def enter_user_namespace(kernel: Syscalls, idmap: IdMap) -> IdMap:

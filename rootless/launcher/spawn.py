@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 from rootless.model.errors import RootlessError
 from rootless.settings import Settings
@@ -15,17 +16,20 @@ START_SECONDS = 20.0
 
 
 def start_launcher(settings: Settings) -> None:
-    """Start `python -m rootless.launcher`, detached, and wait for its socket. Raises RootlessError with the end of its
-    log where it leaves instead."""
-    log_path = settings.runtime_dir / "launcher.log"
+    """Start a launcher and wait for it. Raises RootlessError with the end of its log where it leaves instead."""
+    await_launcher(settings, spawn_launcher(settings))
+
+
+def spawn_launcher(settings: Settings) -> subprocess.Popen[bytes]:
+    """Start `python -m rootless.launcher`, detached, and do not wait. Raises OSError."""
     environment = {
         **os.environ,
         "ROOTLESS_RUNTIME_DIR": str(settings.runtime_dir),
         "ROOTLESS_DATA_ROOT": str(settings.data_root),
         "ROOTLESS_STATE_ROOT": str(settings.state_root),
     }
-    with open(log_path, "wb") as log:
-        started = subprocess.Popen(
+    with open(_log_path(settings), "wb") as log:
+        return subprocess.Popen(
             [sys.executable, "-m", "rootless.launcher"],
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -33,16 +37,24 @@ def start_launcher(settings: Settings) -> None:
             env=environment,
             start_new_session=True,
         )
+
+
+def await_launcher(settings: Settings, started: subprocess.Popen[bytes]) -> None:
+    """Until its socket is there. Raises RootlessError."""
     end = time.monotonic() + START_SECONDS
     while time.monotonic() < end:
         if listens(settings):
             return
         if started.poll() is not None:
-            text = log_path.read_text(errors="replace").strip()[-2000:]
+            text = _log_path(settings).read_text(errors="replace").strip()[-2000:]
             raise RootlessError(f"the launcher could not start: {text or f'exit code {started.returncode}'}")
         time.sleep(0.002)
     started.kill()
-    raise RootlessError(f"the launcher does not listen after {START_SECONDS:.0f} s; see {log_path}")
+    raise RootlessError(f"the launcher does not listen after {START_SECONDS:.0f} s; see {_log_path(settings)}")
+
+
+def _log_path(settings: Settings) -> Path:
+    return settings.runtime_dir / "launcher.log"
 
 
 def listens(settings: Settings) -> bool:

@@ -36,3 +36,23 @@ def query_time(text: str) -> int | None:
         whole, _, fraction = text.partition(".")
         return int(whole) * 10**9 + int((fraction or "0")[:9].ljust(9, "0"))
     return nanoseconds(text)
+
+
+def human_duration(nanoseconds: int) -> str:
+    """A length of time as docker says it: "Less than a second", "3 minutes", "About an hour", "2 weeks"."""
+    seconds = max(0, nanoseconds) // 10**9
+    minutes, hours = seconds // 60, round(seconds / 3600)
+    if seconds < 1:
+        return "Less than a second"
+    if seconds < 60:
+        return "1 second" if seconds == 1 else f"{seconds} seconds"
+    if minutes < 60:
+        return "About a minute" if minutes == 1 else f"{minutes} minutes"
+    if hours <= 1:
+        return "About an hour"
+    for limit, hours_each, unit in ((48, 1, "hours"), (24 * 14, 24, "days"), (24 * 60, 168, "weeks")):
+        if hours < limit:
+            return f"{hours // hours_each} {unit}"
+    if hours < 24 * 365 * 2:
+        return f"{hours // 24 // 30} months"
+    return f"{hours // 24 // 365} years"

@@ -1,0 +1,233 @@
+"""/images: list, inspect, pull and import (create), load, tag, remove."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from datetime import datetime
+from typing import Any
+
+import trio
+
+from rootless.api import errors
+from rootless.api import filters as filters_module
+from rootless.api.http import BadRequest, Request, Response, StreamResponse, json_response
+from rootless.engine.engine import Engine
+from rootless.images.image import Image
+from rootless.images.importing import ImportRequest
+from rootless.model import reference
+from rootless.model.errors import InvalidParameter, NotFound, RootlessError
+
+_FILTERS = ("before", "dangling", "label", "reference", "since", "until")
+Progress = Callable[[dict[str, Any]], None]
+
+
+async def list_images(engine: Engine, request: Request, parameters: dict[str, str]) -> Response:
+    wanted = filters_module.parse(request.query.get("filters", ""), _FILTERS)
+    images = [image for image in engine.images.all() if _matches(engine, image, wanted)]
+    rows = [_summary(engine, image) for image in images]
+    return json_response(sorted(rows, key=lambda row: -int(row["Created"])))
+
+
+def _summary(engine: Engine, image: Image) -> dict[str, Any]:
+    used = sum(c.record.image_id == image.id for c in engine.containers.by_id.values())
+    return {
+        "Id": image.id,
+        "ParentId": "",
+        "RepoTags": image.repo_tags,
+        "RepoDigests": list(image.digests),
+        "Created": _seconds(image.created),
+        "Size": image.size,
+        "SharedSize": -1,
+        "Labels": image.process_config.get("Labels") or {},
+        "Containers": used,
+    }
+
+
+def _seconds(created: str) -> int:
+    try:
+        return int(datetime.fromisoformat(created.replace("Z", "+00:00")[:19] + "+00:00").timestamp())
+    except ValueError:
+        return 0
+
+
+def _matches(engine: Engine, image: Image, wanted: filters_module.Filters) -> bool:
+    import fnmatch
+
+    for name, values in wanted.items():
+        if name == "dangling":
+            holds = filters_module.boolean(wanted, name) == (not image.names)
+        elif name == "label":
+            holds = filters_module.labels_match(values, image.process_config.get("Labels") or {})
+        elif name == "reference":
+            shown = [*image.repo_tags, *(tag.rpartition(":")[0] for tag in image.repo_tags)]
+            holds = any(fnmatch.fnmatchcase(tag, value) for tag in shown for value in values)
+        elif name in ("before", "since"):
+            other = _seconds(engine.images.resolve(values[0]).created)
+            holds = _seconds(image.created) < other if name == "before" else _seconds(image.created) > other
+        else:
+            holds = True
+        if not holds:
+            return False
+    return True
+
+
+async def create(engine: Engine, request: Request, parameters: dict[str, str]) -> Response | StreamResponse:
+    """docker's pull (fromImage) and import (fromSrc)."""
+    query = request.query
+    if query.get("fromSrc"):
+        if query["fromSrc"] != "-":
+            raise InvalidParameter("import from a URL is not possible: fetch it and import the file")
+        name = query.get("repo", "") + (f":{query['tag']}" if query.get("tag") else "")
+        asked = ImportRequest(
+            name,
+            tuple(request.query_lists.get("changes", [])),
+            query.get("message", ""),
+            query.get("platform", "").rpartition("/")[2],
+        )
+        return await _import(engine, request, asked)
+    if not query.get("fromImage"):
+        raise InvalidParameter("fromImage or fromSrc is needed")
+    text, tag = query["fromImage"], query.get("tag", "")
+    if tag:
+        text += f"@{tag}" if tag.startswith("sha256:") else f":{tag}"
+    wanted = reference.parse(text)
+    auth = registry_auth(request)
+    platform = query.get("platform", "")
+
+    async def pull(progress: Progress) -> None:
+        await engine.images.pull(wanted, platform, auth, progress)  # type: ignore[attr-defined]
+        engine.events.emit("image", "pull", wanted.familiar, {"name": wanted.familiar})
+
+    return await _progress_response(engine, pull)
+
+
+async def _import(engine: Engine, request: Request, asked: ImportRequest) -> StreamResponse:
+    image = await engine.images.import_image(request.chunks(), asked)
+    engine.events.emit("image", "import", image.id, {"name": asked.name})
+
+    async def done() -> AsyncGenerator[bytes, None]:
+        yield json.dumps({"status": image.id}).encode() + b"\r\n"
+
+    return StreamResponse(done(), headers={"Content-Type": "application/json"})
+
+
+async def load(engine: Engine, request: Request, parameters: dict[str, str]) -> StreamResponse:
+    messages: list[dict[str, Any]] = []
+    await engine.images.load(request.chunks(), messages.append)  # type: ignore[attr-defined] # the whole body is read before we answer
+    engine.events.emit("image", "load", "", {})
+
+    async def done() -> AsyncGenerator[bytes, None]:
+        for message in messages:
+            if "stream" in message or not request.flag("quiet"):
+                yield json.dumps(message).encode() + b"\r\n"
+
+    return StreamResponse(done(), headers={"Content-Type": "application/json"})
+
+
+async def _progress_response(engine: Engine, work: Callable[[Progress], Awaitable[None]]) -> Response | StreamResponse:
+    """A stream of progress messages. A failure before the first of them is an HTTP error; later it is the last message,
+    as docker's. The work is given up when its client goes."""
+    send, receive = trio.open_memory_channel[dict[str, Any]](float("inf"))
+    scope = trio.CancelScope()
+    failure: list[RootlessError] = []
+
+    async def run() -> None:
+        with scope, send:
+            try:
+                await work(send.send_nowait)
+            except RootlessError as error:
+                failure.append(error)
+
+    engine.nursery.start_soon(run)
+    try:
+        first = await receive.receive()
+    except trio.EndOfChannel:
+        return errors.response(failure[0]) if failure else Response(200)
+
+    async def chunks() -> AsyncGenerator[bytes, None]:
+        try:
+            yield json.dumps(first).encode() + b"\r\n"
+            async for message in receive:
+                yield json.dumps(message).encode() + b"\r\n"
+        finally:
+            scope.cancel()
+        if failure:
+            text = str(failure[0])
+            yield json.dumps({"errorDetail": {"message": text}, "error": text}).encode() + b"\r\n"
+
+    return StreamResponse(chunks(), headers={"Content-Type": "application/json"})
+
+
+def registry_auth(request: Request) -> dict[str, str] | None:
+    """The X-Registry-Auth header: base64 (URL alphabet) of a JSON object. Raises BadRequest."""
+    text = request.headers.get("x-registry-auth", "")
+    if not text:
+        return None
+    try:
+        value = json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
+    except ValueError:
+        raise BadRequest("invalid X-Registry-Auth header") from None
+    if not isinstance(value, dict):
+        raise BadRequest("invalid X-Registry-Auth header")
+    return {str(key): item for key, item in value.items() if isinstance(item, str) and item} or None
+
+
+async def inspect(engine: Engine, request: Request, parameters: dict[str, str]) -> Response:
+    return json_response(engine.images.resolve(parameters["name"]).inspect())
+
+
+async def history(engine: Engine, request: Request, parameters: dict[str, str]) -> Response:
+    return json_response(engine.images.resolve(parameters["name"]).history())
+
+
+async def tag(engine: Engine, request: Request, parameters: dict[str, str]) -> Response:
+    image = engine.images.resolve(parameters["name"])
+    if not request.query.get("repo"):
+        raise InvalidParameter("repository name is needed")
+    await engine.images.tag(image, request.query["repo"], request.query.get("tag", ""))
+    engine.events.emit("image", "tag", image.id, {"name": request.query["repo"]})
+    return Response(201)
+
+
+async def remove(engine: Engine, request: Request, parameters: dict[str, str]) -> Response:
+    image = engine.images.resolve(parameters["name"])
+    users = [(c.record.image_id, c.id) for c in engine.containers.by_id.values()]
+    done = await engine.images.remove(parameters["name"], force=request.flag("force"), used_by=users)
+    if any("Deleted" in row for row in done):
+        await engine.link.unmount(engine.images.source(image).key)
+    for row in done:
+        action, name = next(iter(row.items()))
+        engine.events.emit("image", "untag" if action == "Untagged" else "delete", image.id, {"name": name})
+    return json_response(done)
+
+
+async def prune(engine: Engine, request: Request, parameters: dict[str, str]) -> Response:
+    wanted = filters_module.parse(request.query.get("filters", ""), ("dangling", "label", "until"))
+    only_dangling = filters_module.boolean(wanted, "dangling") is not False
+    users = [(c.record.image_id, c.id) for c in engine.containers.by_id.values()]
+    used = {image_id for image_id, _ in users}
+    done: list[dict[str, str]] = []
+    freed = 0
+    for image in engine.images.all():
+        if image.id in used or (only_dangling and image.names):
+            continue
+        try:
+            done += await engine.images.remove(image.id, force=True, used_by=users)
+            freed += image.size
+        except NotFound:
+            continue
+    return json_response({"ImagesDeleted": done or None, "SpaceReclaimed": freed})
+
+
+ROUTES = [
+    ("GET", "/images/json", list_images),
+    ("POST", "/images/create", create),
+    ("POST", "/images/load", load),
+    ("POST", "/images/prune", prune),
+    ("GET", "/images/{name*}/json", inspect),
+    ("GET", "/images/{name*}/history", history),
+    ("POST", "/images/{name*}/tag", tag),
+    ("DELETE", "/images/{name*}", remove),
+]

@@ -1,0 +1,146 @@
+"""GET /info and /version: the machine, the engine, what is in force and where it came from, what is missing."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import platform
+import shutil
+import time
+from typing import Any
+
+from rootless import __version__
+from rootless.engine.engine import Engine
+from rootless.engine.networks import device_problem
+from rootless.images.importing import architecture
+from rootless.model import clock
+from rootless.settings import Settings
+
+
+def info(engine: Engine) -> dict[str, Any]:
+    """The shape of GET /info, and our own under "Rootless"."""
+    containers = list(engine.containers.by_id.values())
+    running = sum(container.running for container in containers)
+    settings = engine.settings
+    hello = engine.link.hello
+    return {
+        "ID": f"rootless-{os.getuid()}",
+        "Containers": len(containers),
+        "ContainersRunning": running,
+        "ContainersPaused": 0,
+        "ContainersStopped": len(containers) - running,
+        "Images": len(engine.images.all()),
+        "Driver": "fuse+overlay",
+        "DriverStatus": [["Backing", "layers as tar and index, FUSE, kernel overlayfs"]],
+        "Plugins": {"Volume": ["local"], "Network": ["bridge", "host", "null"], "Authorization": None, "Log": LOGS},
+        "MemoryLimit": False,
+        "SwapLimit": False,
+        "CpuCfsPeriod": False,
+        "CpuCfsQuota": False,
+        "CPUShares": False,
+        "CPUSet": False,
+        "PidsLimit": False,
+        "IPv4Forwarding": True,
+        "Debug": settings.debug,
+        "NFd": len(os.listdir("/proc/self/fd")),
+        "OomKillDisable": False,
+        "NGoroutines": 1,
+        "SystemTime": clock.rfc3339(time.time_ns()),
+        "LoggingDriver": "json-file",
+        "CgroupDriver": "none",
+        "CgroupVersion": "2",
+        "NEventsListener": 0,
+        "KernelVersion": platform.release(),
+        "OperatingSystem": _os_name(),
+        "OSVersion": platform.freedesktop_os_release().get("VERSION_ID", ""),
+        "OSType": "linux",
+        "Architecture": platform.machine(),
+        "IndexServerAddress": "https://index.docker.io/v1/",
+        "RegistryConfig": {
+            "InsecureRegistryCIDRs": ["127.0.0.0/8"],
+            "IndexConfigs": {},
+            "Mirrors": list(settings.registry_mirrors),
+        },
+        "NCPU": len(os.sched_getaffinity(0)),
+        "MemTotal": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "GenericResources": None,
+        "DockerRootDir": str(settings.data_root),
+        "HttpProxy": os.environ.get("HTTP_PROXY", ""),
+        "HttpsProxy": os.environ.get("HTTPS_PROXY", ""),
+        "NoProxy": os.environ.get("NO_PROXY", ""),
+        "Name": platform.node(),
+        "Labels": [],
+        "ExperimentalBuild": False,
+        "ServerVersion": __version__,
+        "Runtimes": {"rootless": {"path": "rootless"}},
+        "DefaultRuntime": "rootless",
+        "Swarm": {"NodeID": "", "NodeAddr": "", "LocalNodeState": "inactive", "ControlAvailable": False, "Error": ""},
+        "LiveRestoreEnabled": True,
+        "Isolation": "",
+        "InitBinary": "rootless",
+        "SecurityOptions": ["name=rootless"],
+        "Warnings": _warnings(engine),
+        "Rootless": {
+            "Settings": setting_rows(settings),
+            "IdMap": {"Uids": hello.get("uid_map"), "Gids": hello.get("gid_map"), "Single": hello.get("single_id")},
+            "Helpers": {name: shutil.which(name) or "" for name in ("newuidmap", "newgidmap", "fusermount3")},
+        },
+    }
+
+
+LOGS = ["json-file"]
+
+
+def setting_rows(settings: Settings) -> list[dict[str, str]]:
+    """Each setting with what is in force and where it came from."""
+    rows = []
+    for field in dataclasses.fields(settings):
+        if field.name == "origins":
+            continue
+        value = getattr(settings, field.name)
+        text = ",".join(value) if isinstance(value, tuple) else str(value)
+        rows.append({"Name": field.name, "Value": text, "Origin": settings.origins.get(field.name, "default")})
+    return rows
+
+
+def _warnings(engine: Engine) -> list[str]:
+    found = ["limits of memory, CPU and processes are not enforced yet"]
+    if reason := engine.link.hello.get("single_id_reason"):
+        found.append(
+            f"only one user id: {reason}; ask the administrator for: usermod --add-subuids 100000-165535 "
+            "--add-subgids 100000-165535 USER"
+        )
+    if problem := device_problem():
+        found.append(problem)
+    return found
+
+
+def version() -> dict[str, Any]:
+    """The shape of GET /version."""
+    from rootless.api.router import MIN_VERSION, VERSION
+
+    details = {
+        "ApiVersion": VERSION,
+        "MinAPIVersion": MIN_VERSION,
+        "Os": "linux",
+        "Arch": architecture(),
+        "KernelVersion": platform.release(),
+        "Python": platform.python_version(),
+    }
+    return {
+        "Platform": {"Name": "rootless"},
+        "Components": [{"Name": "Engine", "Version": __version__, "Details": details}],
+        "Version": __version__,
+        "ApiVersion": VERSION,
+        "MinAPIVersion": MIN_VERSION,
+        "GitCommit": "",
+        "GoVersion": f"python{platform.python_version()}",
+        "Os": "linux",
+        "Arch": architecture(),
+        "KernelVersion": platform.release(),
+        "BuildTime": "",
+    }
+
+
+def _os_name() -> str:
+    return platform.freedesktop_os_release().get("PRETTY_NAME", "Linux")

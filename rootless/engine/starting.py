@@ -1,0 +1,92 @@
+"""One start of a container: what was taken for it is given back unless it succeeds. Used by `containers` alone."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from types import TracebackType
+from typing import Any
+
+from rootless.engine.container import Container
+from rootless.engine.link import Link
+from rootless.engine.networks import BoundPort, Networks, close_ports
+from rootless.images.image import ImageSource
+from rootless.launcher import messages
+from rootless.launcher.client import LaunchFailure
+from rootless.model.errors import InvalidParameter, StartError
+from rootless.model.ports import Publication
+from rootless.runtime.spec import ContainerSpec, GuestNetwork
+
+
+class Start:
+    """`async with Start(...) as start:`; set `succeeded` once the container runs."""
+
+    def __init__(self, link: Link, networks: Networks, container: Container) -> None:
+        self._link, self._networks, self._container = link, networks, container
+        self._bound: list[BoundPort] = []
+        self.succeeded = False
+
+    async def __aenter__(self) -> Start:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        close_ports(self._bound)
+        if not self.succeeded:
+            self._networks.release(self._container.id)
+
+    async def mount(self, source: ImageSource) -> str:
+        """Where the image's tree is. Raises StartError."""
+        message = messages.MountImage(
+            source.key, source.kind, str(source.tree), tuple(str(layer) for layer in source.layers), source.exclude
+        )
+        try:
+            return await self._link.mounted(message)
+        except LaunchFailure as failure:
+            raise StartError(f"cannot mount the image: {failure}") from failure
+
+    async def network(self) -> tuple[list[GuestNetwork], dict[str, Any]]:
+        """Devices and endpoints; the network's process runs."""
+        guests, endpoints = self._networks.attach(self._container.id, self._container.record.host_config)
+        if guests:
+            await self._networks.ready()
+        return guests, endpoints
+
+    def bind(self, wanted: Iterable[Publication]) -> list[BoundPort]:
+        """Raises Conflict in docker's words."""
+        self._bound = self._networks.bind(wanted)
+        return self._bound
+
+    def check_sources(self) -> None:
+        """Directories of -v are made where missing, those of --mount must be there. Raises InvalidParameter."""
+        for mount in self._container.record.mounts:
+            if mount["Type"] != "bind" or os.path.lexists(mount["Source"]):
+                continue
+            if mount.get("MustExist"):
+                raise InvalidParameter(
+                    f'invalid mount config for type "bind": bind source path does not exist: {mount["Source"]}'
+                )
+            try:
+                os.makedirs(mount["Source"], 0o755, exist_ok=True)
+            except OSError as error:
+                raise InvalidParameter(
+                    f"error while creating mount source path '{mount['Source']}': mkdir {mount['Source']}: "
+                    f"{(error.strerror or '').lower()}"
+                ) from error
+
+    async def launch(self, spec: ContainerSpec) -> tuple[dict[str, Any], list[int]]:
+        """Raises StartError."""
+        launcher = await self._link.get()
+        try:
+            return await launcher.request(messages.StartContainer(spec))
+        except LaunchFailure as failure:
+            raise start_error(failure) from failure
+
+
+def start_error(failure: LaunchFailure) -> StartError:
+    """The launcher's failure in docker's form: its step, unless the words speak for themselves."""
+    text = str(failure)
+    if not text.startswith(("exec", "chdir", "unable to find user", "no command")):
+        text = f"{failure.step}: {text}"
+    return StartError(f"failed to create task for container: {text}", failure.exit_code)
