@@ -11,6 +11,8 @@ from rootless.engine.engine import Engine
 from rootless.engine.execs import Exec
 from rootless.model.errors import RootlessError
 
+EXIT_SECONDS = 2.0  # between the end of a process' output and its own
+
 
 async def create(engine: Engine, request: Request, parameters: dict[str, str]) -> Response:
     container = engine.containers.find(parameters["id"])
@@ -46,7 +48,7 @@ async def _attached(engine: Engine, request: Request, made: Exec, size: tuple[in
         except RootlessError as error:
             await connection.send(frame("stderr", f"{error}\r\n".encode(), terminal))
             return
-        await converse(
+        ended = await converse(
             connection,
             made.streams,
             attachment,
@@ -55,6 +57,9 @@ async def _attached(engine: Engine, request: Request, made: Exec, size: tuple[in
             keys=parse_keys(str(made.body.get("DetachKeys") or "")),
             at_end_of_input=input_ended,
         )
+        with trio.move_on_after(EXIT_SECONDS):
+            if ended:  # the client asks for the exit code as soon as the connection ends
+                await made.exited.wait()
     except (trio.BrokenResourceError, trio.ClosedResourceError):
         return  # the client has gone; the process goes on
     finally:

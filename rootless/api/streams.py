@@ -90,12 +90,15 @@ async def converse(
     takes_input: bool,
     keys: bytes,
     at_end_of_input: Callable[[], Awaitable[None]],
-) -> None:
-    """Both directions until the process' output ends, the client has gone, or the detach keys are typed."""
+) -> bool:
+    """Both directions until the process' output ends (True), or the client has gone or typed the detach keys."""
+    ended = False
 
     async def outward() -> None:
+        nonlocal ended
         async for name, data in attachment.chunks:
             await connection.send(frame(name, data, terminal))
+        ended = True
 
     async def inward() -> None:
         typed = KeyFilter(keys)
@@ -128,6 +131,7 @@ async def converse(
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass
         nursery.cancel_scope.cancel()
+    return ended
 
 
 async def container_logs(engine: Engine, request: Request, parameters: dict[str, str]) -> StreamResponse:

@@ -121,7 +121,7 @@ class Execs:
         except LaunchFailure as failure:
             made.exit_code = failure.exit_code
             made.finished.set()
-            raise start_error(failure) from failure
+            raise start_error(failure, "exec failed: unable to start container process") from failure
         made.pid, made.running = int(result["pid"]), True
         self._nursery.start_soon(self._live, made, dict(zip(result["names"], descriptors, strict=True)))
         self._emit(made, "exec_start: " + " ".join(made.process.args))

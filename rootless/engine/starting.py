@@ -84,9 +84,9 @@ class Start:
             raise start_error(failure) from failure
 
 
-def start_error(failure: LaunchFailure) -> StartError:
+def start_error(failure: LaunchFailure, doing: str = "failed to create task for container") -> StartError:
     """The launcher's failure in docker's form: its step, unless the words speak for themselves."""
     text = str(failure)
     if not text.startswith(("exec", "chdir", "unable to find user", "no command")):
         text = f"{failure.step}: {text}"
-    return StartError(f"failed to create task for container: {text}", failure.exit_code)
+    return StartError(f"{doing}: {text}", failure.exit_code)
