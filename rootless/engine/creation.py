@@ -245,7 +245,7 @@ def _strings(value: Mapping[str, Any], name: str) -> list[str]:
     if found is None:
         return []
     if isinstance(found, str):
-        return [found]
+        found = [found]
     if not isinstance(found, list) or not all(isinstance(item, str) for item in found):
         raise InvalidParameter(f"{name} must be a list of strings")
     if any("\0" in item for item in found):
