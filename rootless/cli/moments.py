@@ -1,0 +1,40 @@
+"""Moments as users write them (`--since`, `--until`): RFC 3339, Unix seconds, or a time ago. Pure."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+
+from rootless.cli.types import duration
+from rootless.model.errors import InvalidParameter
+
+_DATE = re.compile(r"(\d{4}-\d\d-\d\d)(?:T(\d\d)(?::(\d\d)(?::(\d\d)(\.\d{1,9})?)?)?)?(Z|[+-]\d\d:\d\d)?")
+
+
+def query_moment(text: str | None, now_seconds: float) -> str | None:
+    """("42m") -> "1795485478.123456789": what the API's since and until take. None stays None.
+
+    A date without a zone is in the zone of the process. Raises InvalidParameter."""
+    if not text:
+        return None
+    if re.fullmatch(r"\d+(\.\d{1,9})?", text):
+        return text
+    try:
+        return _seconds(int(now_seconds * 10**9) - duration(text))
+    except ValueError:
+        pass
+    match = _DATE.fullmatch(text)
+    if not match:
+        raise InvalidParameter(f'invalid time value: "{text}"')
+    date, hours, minutes, seconds, fraction, zone = match.groups()
+    try:
+        moment = datetime.fromisoformat(
+            f"{date}T{hours or '00'}:{minutes or '00'}:{seconds or '00'}" + ("+00:00" if zone == "Z" else zone or "")
+        )
+    except ValueError as error:
+        raise InvalidParameter(f'invalid time value: "{text}": {error}') from None
+    return _seconds(int(moment.timestamp()) * 10**9 + int((fraction or ".0")[1:].ljust(9, "0")))
+
+
+def _seconds(nanoseconds: int) -> str:
+    return f"{nanoseconds // 10**9}.{nanoseconds % 10**9:09d}"

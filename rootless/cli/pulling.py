@@ -1,0 +1,60 @@
+"""Pulling an image with its progress shown: lines where nobody watches, moving ones on a terminal (later: rich)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from typing import Any
+
+from rootless.cli.invocation import Invocation
+from rootless.cli.output import write_all
+from rootless.client import ApiError
+
+
+def pull(invocation: Invocation, reference: str, platform: str | None, quiet: bool, progress_fd: int = 1) -> None:
+    """Get an image; progress goes to `progress_fd`. Raises ApiError, ConnectionLost, RootlessError."""
+    name, tag = split_reference(reference)
+    query = {"fromImage": name, "tag": tag, "platform": platform}
+    response = invocation.client.open("POST", "/images/create", query)
+    show_progress(response.json_lines(), quiet, progress_fd)
+
+
+def split_reference(reference: str) -> tuple[str, str]:
+    """("host:5000/a/b:c") -> ("host:5000/a/b", "c"); a digest counts as a tag; "latest" where there is neither."""
+    if "@" in reference:
+        name, _, digest = reference.partition("@")
+        return name, digest
+    path, slash, last = reference.rpartition("/")
+    last, _, tag = last.partition(":")
+    return f"{path}{slash}{last}", tag or "latest"
+
+
+def show_progress(messages: Iterable[dict[str, Any]], quiet: bool, fd: int) -> None:
+    """Show docker's progress messages until they end. Raises ApiError for the one that says what went wrong."""
+    if not quiet and os.isatty(fd):
+        from rootless.cli.progress import show_moving
+
+        show_moving(checked(messages), fd)
+        return
+    for message in checked(messages):
+        if not quiet and (line := progress_line(message)):
+            write_all(fd, line.encode() + b"\n")
+
+
+def checked(messages: Iterable[dict[str, Any]]) -> Iterable[dict[str, Any]]:
+    """The messages. Raises ApiError at an error."""
+    for message in messages:
+        if "error" in message or "errorDetail" in message:
+            detail = message.get("errorDetail") or {}
+            raise ApiError(500, str(detail.get("message") or message.get("error")))
+        yield message
+
+
+def progress_line(message: dict[str, Any]) -> str:
+    """A message as a line of its own; empty for those that only move a bar."""
+    if "stream" in message:
+        return str(message["stream"]).rstrip("\n")
+    if message.get("progressDetail"):
+        return ""
+    text = str(message.get("status") or "")
+    return f"{message['id']}: {text}" if message.get("id") and text else text
