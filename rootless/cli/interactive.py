@@ -83,6 +83,14 @@ class Prepared:
             with contextlib.suppress(RootlessError):  # it may have ended by now
                 self.session.resize(rows, columns)
 
+    def redraw(self) -> None:
+        """Make the program in there draw itself again: a size one row off, then the right one."""
+        rows, columns = terminal.size(STDOUT_FD)
+        if self.session.tty and rows and columns:
+            with contextlib.suppress(RootlessError):
+                self.session.resize(rows + 1, columns)
+            self.fit()
+
     def _on_signal(self, number: signal.Signals) -> None:
         if self.session.tty:
             if number in DEADLY:

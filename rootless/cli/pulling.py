@@ -11,10 +11,17 @@ from rootless.cli.output import write_all
 from rootless.client import ApiError
 
 
-def pull(invocation: Invocation, reference: str, platform: str | None, quiet: bool, progress_fd: int = 1) -> None:
+def pull(
+    invocation: Invocation,
+    reference: str,
+    platform: str | None,
+    quiet: bool,
+    progress_fd: int = 1,
+    all_tags: bool = False,
+) -> None:
     """Get an image; progress goes to `progress_fd`. Raises ApiError, ConnectionLost, RootlessError."""
     name, tag = split_reference(reference)
-    query = {"fromImage": name, "tag": tag, "platform": platform}
+    query = {"fromImage": name, "tag": None if all_tags else tag, "platform": platform}
     response = invocation.client.open("POST", "/images/create", query)
     show_progress(response.json_lines(), quiet, progress_fd)
 
@@ -27,6 +34,14 @@ def split_reference(reference: str) -> tuple[str, str]:
     path, slash, last = reference.rpartition("/")
     last, _, tag = last.partition(":")
     return f"{path}{slash}{last}", tag or "latest"
+
+
+def canonical(name: str) -> str:
+    """("debian") -> "docker.io/library/debian": with the registry's name."""
+    first, slash, _ = name.partition("/")
+    if slash and ("." in first or ":" in first or first == "localhost"):
+        return name
+    return f"docker.io/{name}" if slash else f"docker.io/library/{name}"
 
 
 def show_progress(messages: Iterable[dict[str, Any]], quiet: bool, fd: int) -> None:

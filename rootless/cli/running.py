@@ -105,10 +105,22 @@ def run_attached(
         return _answered(answer)
 
 
-def start_failure(error: RootlessError, command_path: str) -> CommandFailed:
+def attach_running(client: Client, container: str, session: Session, streams: Sequence[str]) -> int:
+    """Attach to a container that runs; its exit code, 0 where the user detached. Raises RootlessError."""
+    with session.prepared() as prepared:
+        stream = attach(client, container, streams, session.detach_keys)
+        asked = ask_wait(client, container, "not-running")
+        answer = asked.response().checked()
+        prepared.redraw()
+        if prepared.run(stream, asked):
+            return 0
+        return _answered(answer)
+
+
+def start_failure(error: RootlessError, command_path: str, fallback: int = FAILED) -> CommandFailed:
     """docker's exit code for a container that could not be started."""
     text = error.message
-    code = FAILED
+    code = fallback
     if isinstance(error, ApiError):
         if "executable file not found" in text or "no such file or directory" in text:
             code = NOT_FOUND
