@@ -43,19 +43,13 @@ def takes_connections(settings: Settings) -> bool:
 
 
 def _spawn(settings: Settings) -> subprocess.Popen[bytes]:
-    environment = {
-        **os.environ,
-        "ROOTLESS_RUNTIME_DIR": str(settings.runtime_dir),
-        "ROOTLESS_DATA_ROOT": str(settings.data_root),
-        "ROOTLESS_STATE_ROOT": str(settings.state_root),
-    }
+    # it reads the same environment and so the same settings, and can say where each came from
     with open(settings.runtime_dir / "engine.log", "ab") as log:
         return subprocess.Popen(
             [sys.executable, "-m", "rootless.engine"],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            env=environment,
             cwd="/",
             start_new_session=True,
         )

@@ -81,6 +81,10 @@ def _show_nested(invocation: Invocation, title: str, value: object, depth: int) 
         invocation.say(f"{indent}{title}:")
         for name, inner in value.items():
             _show_nested(invocation, str(name), inner, depth + 1)
+    elif isinstance(value, list) and value and isinstance(value[0], Mapping) and "Origin" in value[0]:
+        invocation.say(f"{indent}{title}:")
+        for setting in value:
+            invocation.say(f"{indent} {setting['Name']}: {setting['Value']} ({setting['Origin']})")
     elif isinstance(value, Sequence) and not isinstance(value, str):
         invocation.say(f"{indent}{title}: {', '.join(str(item) for item in value)}")
     else:
