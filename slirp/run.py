@@ -1,133 +1,156 @@
-"""The network process: one loop over its TAPs and its control socket.
+"""The network process: one loop over its TAPs, its sockets and its control socket. A switch, with a router behind it.
 
-So far a switch: frames go from TAP to TAP with their virtio header as they are, and the router answers ARP for the
-gateway's address. Commands come as JSON datagrams with descriptors, each is answered with one."""
+Frames between guests go from TAP to TAP with their virtio header as they are. Commands come as JSON datagrams with
+descriptors, each is answered with one:
+
+    {"type": "Attach", "endpoint_id", "mac", "address4", "address6", "names"} + TAP
+    {"type": "Detach", "endpoint_id"}
+    {"type": "Publish", "publish_id", "endpoint_id", "guest_port", "protocol"} + bound socket
+    {"type": "Unpublish", "publish_id"}
+    {"type": "Ping"}                                                        -> {"ok": true} or {"error": …}"""
 
 from __future__ import annotations
 
 import array
-import errno
 import ipaddress
 import json
 import os
-import select
+import resource
 import socket
+import time
 from typing import Any
 
 from slirp.config import NetworkConfig
 from slirp.devices.tap import HEADER_BYTES
+from slirp.host.endpoint import GATEWAY_MAC, Endpoint
+from slirp.host.poller import READ, Poller
+from slirp.router import Router
 
 MAX_FRAME = HEADER_BYTES + 14 + 65536
-GATEWAY_MAC = bytes.fromhex("020000000001")
+FRAME_BATCH = 32
+TICK_SECONDS = 0.1
+IDLE_TICK_SECONDS = 5.0
+_ETHERNET_BYTES = 14
 
 
 def run_network(config: NetworkConfig, control: socket.socket) -> None:
     """Serve until the control socket ends."""
+    _allow_many_descriptors()
     Network(config, control).run()
 
 
 class Network:
-    """The loop and its ports: endpoint id -> TAP."""
+    """The loop and its ports."""
 
     def __init__(self, config: NetworkConfig, control: socket.socket) -> None:
         self._config = config
         self._control = control
-        self._gateway = ipaddress.IPv4Address(config.gateway4).packed
-        self._poll = select.poll()
-        self._endpoints: dict[str, int] = {}
-        self._macs: dict[bytes, int] = {}
-        self._own_mac: dict[int, bytes] = {}
+        self._poller = Poller()
+        self._router = Router(config, self._poller)
+        self._endpoints: dict[str, Endpoint] = {}
+        self._by_mac: dict[bytes, Endpoint] = {}
         self._buffer = bytearray(MAX_FRAME)
+        self._view = memoryview(self._buffer)
+        self._leaving = False
 
     def run(self) -> None:
-        self._poll.register(self._control.fileno(), select.POLLIN)
-        while True:
-            for fd, _ in self._poll.poll():
-                if fd != self._control.fileno():
-                    self._frames(fd)
-                elif not self._command():
-                    return
+        self._poller.add(self._control.fileno(), READ, lambda _: self._command())
+        next_tick = 0.0
+        while not self._leaving:
+            self._poller.run_once(TICK_SECONDS if self._router.timed else IDLE_TICK_SECONDS)
+            now = time.monotonic()
+            if now >= next_tick:
+                next_tick = now + TICK_SECONDS
+                self._router.tick(now)
 
     # ------------------------------------------------------------------------------------------------ control
-    def _command(self) -> bool:
+    def _command(self) -> None:
         data, ancillary, _, _ = self._control.recvmsg(1 << 16, socket.CMSG_SPACE(64), socket.MSG_CMSG_CLOEXEC)
         descriptors = array.array("i")
         for _, _, payload in ancillary:
             descriptors.frombytes(payload[: len(payload) & ~3])
         if not data:
-            return False
+            self._leaving = True
+            return
         try:
             answer = self._handle(json.loads(data), list(descriptors))
-        except (ValueError, KeyError, OSError) as error:
+        except (ValueError, KeyError, TypeError, OSError) as error:
             answer = {"error": f"{type(error).__name__}: {error}"}
         self._control.send(json.dumps(answer).encode())
-        return True
 
     def _handle(self, command: dict[str, Any], descriptors: list[int]) -> dict[str, Any]:
-        if command["type"] == "Attach" and len(descriptors) == 1:
-            (tap,) = descriptors
-            self._detach(command["endpoint_id"])
-            os.set_blocking(tap, False)
-            mac = bytes.fromhex(command["mac"].replace(":", ""))
-            self._endpoints[command["endpoint_id"]] = tap
-            self._macs[mac], self._own_mac[tap] = tap, mac
-            self._poll.register(tap, select.POLLIN)
+        kind = command["type"]
+        if kind == "Attach" and len(descriptors) == 1:
+            self._attach(command, descriptors[0])
+            return {"ok": True}
+        if kind == "Publish" and len(descriptors) == 1:
+            endpoint = self._endpoints[command["endpoint_id"]]
+            self._router.published.publish(
+                command["publish_id"], endpoint, int(command["guest_port"]), command["protocol"], descriptors[0]
+            )
             return {"ok": True}
         for fd in descriptors:
             os.close(fd)
-        if command["type"] == "Detach":
+        if kind == "Detach":
             self._detach(command["endpoint_id"])
-            return {"ok": True}
-        if command["type"] == "Ping":
-            return {"ok": True}
-        raise ValueError(f"unknown command {command['type']!r}")
+        elif kind == "Unpublish":
+            self._router.published.unpublish(command["publish_id"])
+        elif kind != "Ping":
+            raise ValueError(f"unknown command {kind!r}")
+        return {"ok": True}
+
+    def _attach(self, command: dict[str, Any], tap: int) -> None:
+        self._detach(command["endpoint_id"])
+        os.set_blocking(tap, False)
+        mac = bytes.fromhex(command["mac"].replace(":", ""))
+        address = ipaddress.IPv4Interface(command["address4"]).ip.packed
+        names = [str(name) for name in command.get("names") or ()]
+        endpoint = Endpoint(command["endpoint_id"], tap, mac, address, self._config.mtu, names)
+        self._endpoints[endpoint.endpoint_id] = self._by_mac[mac] = endpoint
+        self._poller.add(tap, READ, lambda _: self._frames(endpoint))
 
     def _detach(self, endpoint_id: str) -> None:
-        tap = self._endpoints.pop(endpoint_id, None)
-        if tap is not None:
-            self._poll.unregister(tap)
-            del self._macs[self._own_mac.pop(tap)]
-            os.close(tap)
+        endpoint = self._endpoints.pop(endpoint_id, None)
+        if endpoint is not None:
+            self._router.forget(endpoint)
+            self._poller.remove(endpoint.tap)
+            if self._by_mac.get(endpoint.mac) is endpoint:
+                del self._by_mac[endpoint.mac]
+            os.close(endpoint.tap)
 
     # ------------------------------------------------------------------------------------------------ frames
-    def _frames(self, tap: int) -> None:
-        for _ in range(64):
+    def _frames(self, endpoint: Endpoint) -> None:
+        """A batch of one guest's, so that its neighbours get their turn."""
+        buffer, view, router, mac = self._buffer, self._view, self._router, endpoint.mac
+        parts = [buffer]
+        for _ in range(FRAME_BATCH):
             try:
-                length = os.readv(tap, [self._buffer])
-            except OSError as error:
-                if error.errno not in (errno.EAGAIN, errno.EINTR):
-                    # the container has gone and its device with it; Detach is on its way
-                    self._poll.unregister(tap)
-                    self._poll.register(tap, 0)
-                return
-            frame = memoryview(self._buffer)[:length]
-            ethernet = frame[HEADER_BYTES:]
-            if len(ethernet) < 14 or ethernet[6:12] != self._own_mac[tap]:
+                length = os.readv(endpoint.tap, parts)
+            except BlockingIOError:
+                break
+            except OSError:
+                # the container has gone and its device with it; Detach is on its way
+                self._poller.change(endpoint.tap, 0)
+                break
+            destination = buffer[HEADER_BYTES : HEADER_BYTES + 6]
+            if length < HEADER_BYTES + _ETHERNET_BYTES or buffer[HEADER_BYTES + 6 : HEADER_BYTES + 12] != mac:
                 continue  # too short, or not its own address
-            self._switch(tap, frame, ethernet)
+            if destination == GATEWAY_MAC:
+                router.frame(endpoint, view[:length])
+            elif destination[0] & 1:
+                for other in self._endpoints.values():
+                    if other is not endpoint:
+                        other.write([view[:length]])
+                router.frame(endpoint, view[:length])
+            elif (other_port := self._by_mac.get(bytes(destination))) is not None:
+                other_port.write([view[:length]])
+        router.flush()
 
-    def _switch(self, tap: int, frame: memoryview, ethernet: memoryview) -> None:
-        destination = bytes(ethernet[:6])
-        if destination == GATEWAY_MAC:
-            self._route(tap, ethernet)
-        elif destination[0] & 1:
-            for other in self._own_mac:
-                if other != tap:
-                    self._write(other, frame)
-            self._route(tap, ethernet)
-        elif (port := self._macs.get(destination)) is not None:
-            self._write(port, frame)
 
-    def _route(self, tap: int, ethernet: memoryview) -> None:
-        kind = bytes(ethernet[12:14])
-        if kind == b"\x08\x06" and len(ethernet) >= 42:
-            arp = bytes(ethernet[14:42])
-            if arp[6:8] == b"\0\x01" and arp[24:28] == self._gateway:
-                answer = arp[:6] + b"\0\x02" + GATEWAY_MAC + self._gateway + arp[8:18]
-                self._write(tap, bytes(HEADER_BYTES) + arp[8:14] + GATEWAY_MAC + b"\x08\x06" + answer)
-
-    def _write(self, tap: int, frame: memoryview | bytes) -> None:
-        try:
-            os.write(tap, frame)
-        except OSError:
-            return  # full or gone: a network may lose frames
+def _allow_many_descriptors() -> None:
+    """Every flow is a socket: take what the hard limit gives."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    except (OSError, ValueError):
+        return

@@ -1,0 +1,68 @@
+"""Published ports: sockets of the host's that somebody else has bound, and the guest behind each."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from slirp.host.endpoint import Endpoint
+from slirp.host.poller import READ, Poller
+from slirp.host.tcp import Connections
+from slirp.host.udp import Datagrams
+
+ACCEPT_BATCH = 64
+
+
+@dataclass
+class _Published:
+    endpoint: Endpoint
+    guest_port: int
+    socket: socket.socket
+
+
+class PublishedPorts:
+    """`source(address)` gives how the guest sees a client."""
+
+    def __init__(
+        self, poller: Poller, connections: Connections, datagrams: Datagrams, source: Callable[[str], bytes]
+    ) -> None:
+        self._poller, self._connections, self._datagrams, self._source = poller, connections, datagrams, source
+        self._by_id: dict[str, _Published] = {}
+
+    def publish(self, publish_id: str, endpoint: Endpoint, guest_port: int, protocol: str, fd: int) -> None:
+        """The descriptor becomes ours: a listening TCP socket or a bound UDP one. Raises ValueError."""
+        sock = socket.socket(fileno=fd)
+        if protocol not in ("tcp", "udp") or not 0 < guest_port < 65536:
+            sock.close()
+            raise ValueError(f"cannot publish {guest_port}/{protocol}")
+        self.unpublish(publish_id)
+        sock.setblocking(False)
+        published = self._by_id[publish_id] = _Published(endpoint, guest_port, sock)
+        if protocol == "udp":
+            self._datagrams.publish(endpoint, guest_port, sock)
+        else:
+            self._poller.add(sock.fileno(), READ, lambda _: self._accept(published))
+
+    def _accept(self, published: _Published) -> None:
+        for _ in range(ACCEPT_BATCH):
+            try:
+                sock, address = published.socket.accept()
+            except OSError:
+                return  # none left, or no descriptor left: the client waits in the backlog
+            sock.setblocking(False)
+            source = self._source(address[0])
+            self._connections.connect(published.endpoint, sock, source, address[1], published.guest_port)
+
+    def unpublish(self, publish_id: str) -> None:
+        published = self._by_id.pop(publish_id, None)
+        if published is None:
+            return
+        if published.socket.type == socket.SOCK_DGRAM:
+            self._datagrams.unpublish(published.endpoint, published.guest_port, published.socket)
+        self._poller.remove(published.socket.fileno())
+        published.socket.close()
+
+    def forget(self, endpoint: Endpoint) -> None:
+        for publish_id in [key for key, published in self._by_id.items() if published.endpoint is endpoint]:
+            self.unpublish(publish_id)

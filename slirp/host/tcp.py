@@ -1,0 +1,352 @@
+"""TCP of one network: guests' connections to the host's sockets, and published ports' to guests.
+
+Owns the flows and their sockets; what a flow does is decided in `stack.tcp_flow`. Called by `router` with packets and
+by the poller with sockets."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import socket
+import struct
+import time
+from collections.abc import Callable
+
+from slirp.host.endpoint import Endpoint
+from slirp.host.poller import FAILED, READ, WRITE, Poller
+from slirp.stack import tcp_flow
+from slirp.stack.tcp_flow import Flow, HostReset
+from slirp.wire import ipv4, tcp, virtio
+from slirp.wire.checksum import checksum, fold, ones_sum, pseudo_sum
+
+MAX_FLOWS = 4096  # of one guest
+HALF_CLOSED_SECONDS = 900.0
+_RESET_LINGER = struct.pack("ii", 1, 0)
+_HEADERS = struct.Struct("!BBHHHBBH4s4sHHIIBBHHH")
+_HEADER_BYTES = _HEADERS.size  # of IPv4 and TCP without options
+_TCP_START = 14 + 20
+_PLAIN = virtio.partial(_TCP_START, 16)
+_ENDED = (tcp_flow.CLOSED, tcp_flow.LINGERING)
+
+
+class Connection:
+    """Both sides of a flow: the socket and the way to the guest. Implements `tcp_flow.Host` and `tcp_flow.Guest`."""
+
+    __slots__ = (
+        "_address_sum",
+        "_connections",
+        "_events",
+        "_mss",
+        "_segmented",
+        "_socket",
+        "_watched",
+        "endpoint",
+        "flow",
+        "guest_port",
+        "key",
+        "remote",
+        "remote_port",
+    )
+
+    def __init__(
+        self,
+        connections: Connections,
+        endpoint: Endpoint,
+        key: bytes,
+        remote: bytes,
+        remote_port: int,
+        guest_port: int,
+        sock: socket.socket,
+        now: float,
+    ) -> None:
+        self._connections = connections
+        self._socket: socket.socket | None = sock
+        self._events = 0
+        self._watched = False  # not before connect(2): an unconnected socket is always ready
+        self.endpoint, self.key = endpoint, key
+        self.remote, self.remote_port, self.guest_port = remote, remote_port, guest_port
+        self._address_sum = ones_sum(remote + endpoint.address)
+        self._mss = 0
+        self._segmented = b""
+        self.flow = Flow(self, self, endpoint.buffers, endpoint.mtu - 40, secrets.randbits(32), now)
+
+    # ------------------------------------------------------------------------------------------------ the guest's side
+    def transmit(
+        self,
+        flags: int,
+        sequence: int,
+        acknowledgment: int,
+        window: int,
+        options: bytes,
+        payload: bytes | memoryview,
+        mss: int,
+    ) -> None:
+        length = len(payload)
+        tcp_bytes = 20 + len(options) + length
+        total = 20 + tcp_bytes
+        # RFC 1071: the header's sum from its parts; 0x4500 version and length, 0x4000 DF, 0x4006 TTL and protocol
+        header_sum = ~fold(self._address_sum + 0x4500 + total + 0x4000 + 0x4006) & 0xFFFF
+        headers = _HEADERS.pack(
+            0x45,
+            0,
+            total,
+            0,
+            0x4000,
+            64,
+            6,
+            header_sum,
+            self.remote,
+            self.endpoint.address,
+            self.remote_port,
+            self.guest_port,
+            sequence,
+            acknowledgment,
+            (20 + len(options)) << 2,
+            flags,
+            window,
+            fold(self._address_sum + 6 + tcp_bytes),
+            0,
+        )
+        if length > mss:
+            if mss != self._mss:
+                self._mss = mss
+                self._segmented = virtio.segmented(14 + _HEADER_BYTES, mss, _TCP_START)
+            first = self._segmented
+        else:
+            first = _PLAIN
+        head = first + self.endpoint.ethernet + headers
+        if options:
+            head += options
+        try:
+            if length:
+                os.writev(self.endpoint.tap, (head, payload))
+            else:
+                os.write(self.endpoint.tap, head)
+        except OSError:
+            return  # lost; it is sent again
+
+    # ------------------------------------------------------------------------------------------------ the host's side
+    def read_into(self, view: memoryview) -> int | None:
+        try:
+            return self._socket.recv_into(view)  # type: ignore[union-attr]
+        except BlockingIOError:
+            return None
+        except (OSError, AttributeError) as error:
+            raise HostReset(str(error)) from error
+
+    def write(self, data: bytes | memoryview) -> int:
+        try:
+            return self._socket.send(data)  # type: ignore[union-attr]
+        except BlockingIOError:
+            return 0
+        except (OSError, AttributeError) as error:
+            raise HostReset(str(error)) from error
+
+    def finish(self) -> None:
+        if self._socket is not None:
+            try:
+                self._socket.shutdown(socket.SHUT_WR)
+            except OSError:
+                return  # it has failed: reading will say so
+
+    def close(self, reset: bool) -> None:
+        if self._socket is None:
+            return
+        if reset:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_LINGER)
+        self._connections.poller.remove(self._socket.fileno())
+        self._socket.close()
+        self._socket = None
+
+    def want(self, read: bool, write: bool) -> None:
+        events = (READ if read else 0) | (WRITE if write else 0)
+        if events != self._events:
+            self._events = events
+            if self._watched and self._socket is not None:
+                self._connections.poller.change(self._socket.fileno(), events)
+
+    def watch(self) -> None:
+        if self._socket is not None:
+            self._watched = True
+            self._connections.poller.add(self._socket.fileno(), self._events, self.ready)
+
+    def ready(self, events: int) -> None:
+        """The socket's turn."""
+        now = time.monotonic()
+        flow = self.flow
+        if flow.state == tcp_flow.CONNECTING:
+            failure = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) if self._socket else errno.EPIPE
+            if failure:
+                flow.host_refused()
+            elif events & WRITE:
+                flow.host_connected(now)
+        else:
+            if events & WRITE:
+                flow.host_writable(now)
+            if events & READ or (events & FAILED and not flow.host_ended):
+                flow.host_readable(now)
+            elif events & FAILED and flow.host_ended:
+                flow.abort()
+        self._connections.touched(self)
+
+
+class Connections:
+    """All TCP of one network. `target(endpoint, address, port)` decides where a guest's connection really goes: an
+    address and port of the host's, or None to refuse."""
+
+    def __init__(self, poller: Poller, target: Callable[[bytes, int], tuple[str, int] | None]) -> None:
+        self.poller = poller
+        self._target = target
+        self._by_key: dict[bytes, Connection] = {}
+        self._timed: set[Connection] = set()
+        self._unacknowledged: list[Connection] = []
+        self._next_reap = 0.0
+
+    # ------------------------------------------------------------------------------------------------ from guests
+    def packet(self, endpoint: Endpoint, packet: ipv4.Packet, checksum_known: bool) -> None:
+        """A TCP segment of a guest."""
+        data = packet.payload
+        if not checksum_known and checksum(data, pseudo_sum(packet.source, packet.destination, ipv4.TCP, len(data))):
+            return
+        segment = tcp.parse(data)
+        if segment is None:
+            return
+        key = packet.source + packet.destination + data[:4]
+        connection = self._by_key.get(key)
+        now = time.monotonic()
+        flags = segment.flags
+        if connection is not None and flags & (tcp.SYN | tcp.ACK) == tcp.SYN and connection.flow.state in _ENDED:
+            self._drop(connection)  # the same ports again, soon after the end
+            connection = None
+        if connection is None:
+            if flags & (tcp.SYN | tcp.ACK | tcp.RST) == tcp.SYN:
+                self._open(endpoint, key, packet, segment, now)
+            elif not flags & tcp.RST:
+                refuse(endpoint, packet, segment)
+            return
+        flow = connection.flow
+        flow.segment(segment, now)
+        if flow.ack_due:
+            self._unacknowledged.append(connection)
+        self.touched(connection)
+
+    def flush(self) -> None:
+        """After a batch of frames: one acknowledgment a flow."""
+        if self._unacknowledged:
+            for connection in self._unacknowledged:
+                connection.flow.flush_ack()
+            self._unacknowledged.clear()
+
+    def _open(self, endpoint: Endpoint, key: bytes, packet: ipv4.Packet, segment: tcp.Segment, now: float) -> None:
+        target = self._target(packet.destination, segment.destination_port)
+        if target is None or endpoint.flows >= MAX_FLOWS:
+            refuse(endpoint, packet, segment)
+            return
+        try:
+            sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        except OSError:
+            refuse(endpoint, packet, segment)
+            return
+        connection = Connection(
+            self,
+            endpoint,
+            key,
+            packet.destination,
+            segment.destination_port,
+            segment.source_port,
+            sock,
+            now,
+        )
+        self._add(connection)
+        connection.flow.accept(segment, now)
+        try:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.connect(target)
+        except BlockingIOError:
+            pass
+        except OSError:
+            connection.flow.host_refused()
+            self.touched(connection)
+            return
+        connection.watch()
+
+    # ------------------------------------------------------------------------------------------------ from the host
+    def connect(self, endpoint: Endpoint, sock: socket.socket, source: bytes, port: int, guest_port: int) -> None:
+        """A connection that a published port has accepted, seen by the guest as from `source`:`port`."""
+        key = endpoint.address + source + struct.pack("!HH", guest_port, port)
+        known = self._by_key.get(key)
+        if known is not None and known.flow.state in _ENDED:
+            self._drop(known)
+            known = None
+        if known is not None or endpoint.flows >= MAX_FLOWS:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_LINGER)
+            sock.close()
+            return
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        now = time.monotonic()
+        connection = Connection(self, endpoint, key, source, port, guest_port, sock, now)
+        self._add(connection)
+        connection.watch()
+        connection.flow.connect(now)
+        self.touched(connection)
+
+    # ------------------------------------------------------------------------------------------------ bookkeeping
+    def _add(self, connection: Connection) -> None:
+        self._by_key[connection.key] = connection
+        connection.endpoint.flows += 1
+
+    def _drop(self, connection: Connection) -> None:
+        if self._by_key.get(connection.key) is connection:
+            del self._by_key[connection.key]
+            connection.endpoint.flows -= 1
+        self._timed.discard(connection)
+        connection.close(reset=False)
+
+    def touched(self, connection: Connection) -> None:
+        """After anything has happened to a flow."""
+        if connection.flow.timed:
+            self._timed.add(connection)
+        else:
+            self._timed.discard(connection)
+            if connection.flow.state == tcp_flow.CLOSED:
+                self._drop(connection)
+
+    @property
+    def timed(self) -> bool:
+        return bool(self._timed)
+
+    def tick(self, now: float) -> None:
+        """Timers that are due; and, rarely, flows that were left half-closed."""
+        for connection in list(self._timed):
+            connection.flow.tick(now)
+            self.touched(connection)
+        if now >= self._next_reap:
+            self._next_reap = now + 60
+            for connection in list(self._by_key.values()):
+                flow = connection.flow
+                half = flow.guest_ended != flow.host_ended
+                if half and now - flow.last_used > HALF_CLOSED_SECONDS:
+                    flow.abort()
+                    self.touched(connection)
+
+    def forget(self, endpoint: Endpoint) -> None:
+        """The guest has gone."""
+        for connection in [c for c in self._by_key.values() if c.endpoint is endpoint]:
+            connection.close(reset=True)
+            self._drop(connection)
+        self._unacknowledged = [c for c in self._unacknowledged if c.endpoint is not endpoint]
+
+
+def refuse(endpoint: Endpoint, packet: ipv4.Packet, segment: tcp.Segment) -> None:
+    """RST for what belongs to no connection (RFC 9293 3.5.2)."""
+    length = len(segment.payload) + bool(segment.flags & tcp.SYN) + bool(segment.flags & tcp.FIN)
+    if segment.flags & tcp.ACK:
+        sequence, acknowledgment, flags = segment.acknowledgment, 0, tcp.RST
+    else:
+        sequence, acknowledgment, flags = 0, (segment.sequence + length) & 0xFFFFFFFF, tcp.RST | tcp.ACK
+    ports = segment.destination_port, segment.source_port
+    plain = tcp.emit_header(*ports, sequence, acknowledgment, flags, 0)
+    total = pseudo_sum(packet.destination, packet.source, ipv4.TCP, len(plain))
+    done = tcp.emit_header(*ports, sequence, acknowledgment, flags, 0, checksum=checksum(plain, total))
+    endpoint.send_ipv4(packet.destination, ipv4.TCP, done)

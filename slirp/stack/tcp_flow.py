@@ -1,0 +1,559 @@
+"""One TCP connection between a guest and the host: the guest's peer, byte for byte, over a socket of the host.
+
+Theory of operation. The host's kernel does congestion, loss and timing on its side; we do them towards the guest,
+where only the device can lose a frame. Direction is in the names: what goes *to the guest* is read from the host's
+socket into buffers that are kept until the guest has acknowledged them (so they can be sent again), what comes *from
+the guest* is written to the host's socket at once, and only what that does not take is kept, within the window we
+advertised. Back-pressure is thus the guest's window in one direction and ours in the other.
+
+    CONNECTING   the guest's SYN is here, the host's connect() is under way (an outgoing connection)
+    SYN_RECEIVED the host has connected, our SYN-ACK is out
+    SYN_SENT     our SYN to the guest is out (a published port)
+    OPEN         both ways; each half closes by itself (`guest_ended`, `host_ended`)
+    LINGERING    both ended; late segments are still acknowledged
+    CLOSED       nothing is sent any more
+
+Limits: no SACK, no timestamps, no urgent data. Timers are driven by `tick`: retransmission (RFC 6298), zero-window
+probe, handshake, lingering. Pure: time, initial sequence number and both sides are given."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Protocol
+
+from slirp.stack.reassembly import OutOfOrder
+from slirp.stack.sequence import MASK, distance
+from slirp.wire import tcp
+from slirp.wire.tcp import ACK, FIN, PSH, RST, SYN, Options, Segment
+
+CONNECTING, SYN_RECEIVED, SYN_SENT, OPEN, LINGERING, CLOSED = range(6)
+WINDOW_SHIFT = 6
+RECEIVE_WINDOW = 2 << 20  # bytes of the guest's that we hold when the host's socket takes no more
+SEND_LIMIT = 4 << 20  # bytes to the guest that may be unacknowledged, whatever window it offers
+MIN_RTO, MAX_RTO, FIRST_RTO = 0.2, 60.0, 1.0  # seconds; RFC 6298, with the kernel's lower minimum
+MAX_RETRIES = 12
+LINGER_SECONDS = 2.0
+SMALL_BYTES = 4096  # pieces up to this size are copied, so that they do not hold a large buffer
+
+
+class HostReset(Exception):
+    """The host's socket has failed; the guest gets a RST."""
+
+
+class Host(Protocol):
+    """The host's socket."""
+
+    def read_into(self, view: memoryview) -> int | None:
+        """Bytes read, 0 at the end, None where there is nothing now. Raises HostReset."""
+
+    def write(self, data: bytes | memoryview) -> int:
+        """Bytes taken, 0 where it takes none now. Raises HostReset."""
+
+    def finish(self) -> None:
+        """No more from the guest: shutdown(SHUT_WR)."""
+
+    def close(self, reset: bool) -> None:
+        """Give the socket up; with `reset` its peer sees a RST."""
+
+    def want(self, read: bool, write: bool) -> None:
+        """Which readiness to report."""
+
+
+class Guest(Protocol):
+    """The way to the guest."""
+
+    def transmit(
+        self,
+        flags: int,
+        sequence: int,
+        acknowledgment: int,
+        window: int,
+        options: bytes,
+        payload: bytes | memoryview,
+        mss: int,
+    ) -> None:
+        """Send a segment, of any size up to Buffers.SIZE; it may be lost."""
+
+
+class Buffers(Protocol):
+    """Where memory for data to guests comes from."""
+
+    def take(self) -> memoryview | None:
+        """A large buffer, or None where the limit is reached."""
+
+    def give(self, buffer: memoryview) -> None: ...
+
+
+class _Chunk:
+    """Data sent to the guest and not yet acknowledged."""
+
+    __slots__ = ("again", "buffer", "data", "length", "sent_at", "sequence")
+
+    def __init__(
+        self, sequence: int, data: bytes | memoryview, length: int, buffer: memoryview | None, now: float
+    ) -> None:
+        self.sequence = sequence
+        self.data = data
+        self.length = length
+        self.buffer = buffer
+        self.sent_at = now
+        self.again = False
+
+
+class Flow:
+    """`mss` is the largest segment the device takes; `initial` our first sequence number."""
+
+    __slots__ = (
+        "_blocked",
+        "_buffers",
+        "_chunks",
+        "_dup_acks",
+        "_early",
+        "_fin_at",
+        "_guest",
+        "_guest_fin",
+        "_host",
+        "_mss",
+        "_pending",
+        "_pending_bytes",
+        "_recover",
+        "_retries",
+        "_rto",
+        "_rttvar",
+        "_shift_in",
+        "_shift_out",
+        "_srtt",
+        "_timer",
+        "_window_edge",
+        "ack_due",
+        "guest_ended",
+        "host_ended",
+        "last_used",
+        "receive_next",
+        "send_next",
+        "send_window",
+        "state",
+        "unacknowledged",
+    )
+
+    def __init__(self, guest: Guest, host: Host, buffers: Buffers, mss: int, initial: int, now: float) -> None:
+        self._guest, self._host, self._buffers = guest, host, buffers
+        self._mss = mss
+        self.state = CLOSED
+        self.last_used = now
+        self.unacknowledged = self.send_next = initial & MASK
+        self.send_window = 0
+        self._shift_out = 0  # how far the guest's windows are shifted
+        self._shift_in = 0  # and ours
+        self._blocked = False  # nothing is read from the host until the guest makes room
+        self._chunks: deque[_Chunk] = deque()
+        self._dup_acks = 0
+        self._recover: int | None = None
+        self._srtt, self._rttvar, self._rto = 0.0, 0.0, FIRST_RTO
+        self._retries = 0
+        self._timer = float("inf")
+        self.host_ended = False  # the host's socket has ended: a FIN follows the data
+        self.receive_next = 0
+        self._window_edge = 0  # the highest sequence number we have allowed, never taken back
+        self._pending: deque[bytes] = deque()
+        self._pending_bytes = 0
+        self._early = OutOfOrder(RECEIVE_WINDOW)
+        self._guest_fin: int | None = None
+        self.guest_ended = False
+        self._fin_at = 0
+        self.ack_due = False
+
+    # ------------------------------------------------------------------------------------------------ opening
+    def accept(self, segment: Segment, now: float) -> None:
+        """The guest's first SYN; the host's connect() goes on meanwhile."""
+        self._take_options(tcp.parse_options(segment.options), segment)
+        self.state = CONNECTING
+        self._host.want(False, True)
+
+    def host_connected(self, now: float) -> None:
+        """The host's connect() has succeeded."""
+        if self.state == CONNECTING:
+            self.state = SYN_RECEIVED
+            self._send_syn(SYN | ACK, now)
+            self._host.want(False, False)
+
+    def host_refused(self) -> None:
+        """It has failed: the guest's connect() is refused."""
+        self._guest.transmit(RST | ACK, 0, self.receive_next, 0, b"", b"", self._mss)
+        self._close(reset=False)
+
+    def connect(self, now: float) -> None:
+        """Open towards the guest, for a connection that the host has accepted."""
+        self.state = SYN_SENT
+        self._send_syn(SYN, now)
+        self._host.want(False, False)
+
+    def _take_options(self, options: Options, segment: Segment) -> None:
+        self._mss = min(self._mss, options.mss)
+        scaled = options.window_shift >= 0
+        self._shift_out, self._shift_in = (options.window_shift, WINDOW_SHIFT) if scaled else (0, 0)
+        self.receive_next = (segment.sequence + 1) & MASK
+        self._window_edge = self.receive_next
+        self.send_window = segment.window
+
+    def _send_syn(self, flags: int, now: float) -> None:
+        shift = WINDOW_SHIFT if flags == SYN or self._shift_in else -1
+        options = tcp.emit_options(Options(self._mss, shift))
+        self.send_next = (self.unacknowledged + 1) & MASK
+        acknowledgment = self.receive_next if flags & ACK else 0
+        window = min(RECEIVE_WINDOW, 0xFFFF)
+        self._window_edge = (self.receive_next + window) & MASK
+        self._guest.transmit(flags, self.unacknowledged, acknowledgment, window, options, b"", self._mss)
+        self._timer = now + self._rto
+
+    # ------------------------------------------------------------------------------------------------ from the guest
+    def segment(self, segment: Segment, now: float) -> None:
+        """Any segment of the guest's on this connection."""
+        self.last_used = now
+        flags = segment.flags
+        if self.state == SYN_SENT:
+            self._answer_to_syn(segment, now)
+            return
+        if flags & RST:
+            self._reset_arrived(segment)
+            return
+        if flags & SYN:
+            self._syn_again(now)
+            return
+        if self.state in (CONNECTING, CLOSED) or not flags & ACK:
+            return
+        if self.state == LINGERING:
+            self._acknowledge()
+            return
+        if not self._acknowledged(segment, now):
+            return
+        payload = segment.payload
+        if payload or flags & FIN:
+            self._data(segment.sequence, payload, bool(flags & FIN))
+        elif segment.sequence != self.receive_next:
+            self.ack_due = True  # a keep-alive or a window probe
+        if self.state == OPEN:
+            if self._blocked:
+                self.fill(now)
+            self._maybe_over(now)
+
+    def _answer_to_syn(self, segment: Segment, now: float) -> None:
+        """RFC 9293 3.10.7.3."""
+        flags = segment.flags
+        if flags & ACK and segment.acknowledgment != self.send_next:
+            if not flags & RST:
+                self._guest.transmit(RST, segment.acknowledgment, 0, 0, b"", b"", self._mss)
+            return
+        if flags & RST:
+            if flags & ACK:
+                self._close(reset=True)
+            return
+        if flags & SYN and flags & ACK:
+            options = tcp.parse_options(segment.options)
+            self._take_options(options, segment)
+            self.unacknowledged = self.send_next
+            self._opened()
+            self._acknowledge()
+            self.fill(now)
+
+    def _opened(self) -> None:
+        self.state = OPEN
+        self._timer = float("inf")
+        self._retries, self._rto = 0, FIRST_RTO
+        self._host.want(True, False)
+
+    def _reset_arrived(self, segment: Segment) -> None:
+        """RFC 5961 3.2: exactly the next sequence number, else a challenge."""
+        if self.state == CONNECTING or segment.sequence == self.receive_next:
+            self._close(reset=True)
+        elif 0 < distance(segment.sequence, self.receive_next) < RECEIVE_WINDOW:
+            self._acknowledge()
+
+    def _syn_again(self, now: float) -> None:
+        if self.state == SYN_RECEIVED:
+            self._send_syn(SYN | ACK, now)
+        elif self.state in (OPEN, LINGERING):
+            self._acknowledge()  # a challenge, RFC 5961 4.2
+
+    def _acknowledged(self, segment: Segment, now: float) -> bool:
+        """The acknowledgment and window of a segment. False: nothing else of it counts."""
+        ahead = distance(segment.acknowledgment, self.unacknowledged)
+        outstanding = distance(self.send_next, self.unacknowledged)
+        if ahead > outstanding:
+            self.ack_due = True
+            return False
+        if self.state == SYN_RECEIVED:
+            if ahead != 1:
+                return False
+            self.unacknowledged = segment.acknowledgment
+            self._opened()
+            self.send_window = segment.window << self._shift_out
+            return True
+        if ahead < 0:
+            return True
+        window = segment.window << self._shift_out
+        if ahead > 0:
+            self._advance(segment.acknowledgment, now)
+        elif outstanding and not segment.payload and window == self.send_window and not segment.flags & FIN:
+            self._dup_acks += 1
+            if self._dup_acks == 3 and self._recover is None:
+                self._recover = self.send_next
+                self._retransmit(now)
+        self.send_window = window
+        if not outstanding - ahead:
+            self._timer = now + self._rto if not window else float("inf")
+        return True
+
+    def _advance(self, acknowledgment: int, now: float) -> None:
+        """Data of ours has arrived."""
+        self.unacknowledged = acknowledgment
+        self._dup_acks = self._retries = 0
+        chunks = self._chunks
+        while chunks and distance(acknowledgment, chunks[0].sequence) >= chunks[0].length:
+            chunk = chunks.popleft()
+            if chunk.buffer is not None:
+                self._buffers.give(chunk.buffer)
+            if not chunk.again and not chunks:  # one sample a window is enough
+                self._measure(now - chunk.sent_at)
+        if self._recover is not None:
+            if distance(acknowledgment, self._recover) >= 0:
+                self._recover = None
+            else:
+                self._retransmit(now)  # a further hole (RFC 6582)
+        self._timer = now + self._rto
+
+    def _measure(self, seconds: float) -> None:
+        """RFC 6298 2."""
+        if self._srtt == 0.0:
+            self._srtt, self._rttvar = seconds, seconds / 2
+        else:
+            self._rttvar += (abs(self._srtt - seconds) - self._rttvar) / 4
+            self._srtt += (seconds - self._srtt) / 8
+        self._rto = min(MAX_RTO, max(MIN_RTO, self._srtt + 4 * self._rttvar))
+
+    def _data(self, sequence: int, payload: memoryview, fin: bool) -> None:
+        """Payload and end, in or out of turn."""
+        self.ack_due = True
+        length = len(payload)
+        if fin:
+            end = (sequence + length) & MASK
+            if self._guest_fin is None and distance(self._window_edge, end) >= -1:
+                self._guest_fin = end
+        if self.guest_ended:
+            return
+        late = distance(self.receive_next, sequence)
+        if late < 0:
+            room = distance(self._window_edge, sequence)
+            if room > 0:
+                self._early.put(sequence, payload[:room])
+            return
+        if late < length:
+            fresh = payload[late:] if late else payload
+            room = distance(self._window_edge, self.receive_next)
+            self._deliver(fresh[:room] if len(fresh) > room else fresh)
+            while len(self._early) and (piece := self._early.take(self.receive_next)):
+                self._deliver(memoryview(piece))
+        if self._guest_fin is not None and self.receive_next == self._guest_fin:
+            self.receive_next = (self.receive_next + 1) & MASK
+            self.guest_ended = True
+            if not self._pending:
+                self._host.finish()
+
+    def _deliver(self, data: memoryview) -> None:
+        """In-order bytes: to the host as far as it takes them, else kept."""
+        if not len(data):
+            return
+        self.receive_next = (self.receive_next + len(data)) & MASK
+        taken = 0
+        if not self._pending:
+            try:
+                taken = self._host.write(data)
+            except HostReset:
+                self.abort()
+                return
+        if taken < len(data):
+            self._pending.append(bytes(data[taken:]))
+            self._pending_bytes += len(data) - taken
+            self._host.want(self._wants_read(), True)
+
+    # ------------------------------------------------------------------------------------------------ to the guest
+    def flush_ack(self) -> None:
+        """Acknowledge what a batch of frames has brought, unless data has carried it already."""
+        if self.ack_due:
+            self._acknowledge()
+
+    def _acknowledge(self) -> None:
+        self._send(ACK, self.send_next, b"")
+
+    def _send(self, flags: int, sequence: int, payload: bytes | memoryview) -> None:
+        if self.state == CLOSED:
+            return
+        window = max(0, RECEIVE_WINDOW - self._pending_bytes - self._early.held_bytes)
+        edge = (self.receive_next + window) & MASK
+        if distance(edge, self._window_edge) > 0:
+            self._window_edge = edge
+        window = max(0, distance(self._window_edge, self.receive_next))
+        self.ack_due = False
+        shifted = min(0xFFFF, window >> self._shift_in)
+        self._guest.transmit(flags, sequence, self.receive_next, shifted, b"", payload, self._mss)
+
+    def fill(self, now: float) -> None:
+        """Send the guest what the host has, as far as the guest's window allows. One read, so that flows take turns."""
+        if self.host_ended or self.state != OPEN:
+            return
+        in_flight = distance(self.send_next, self.unacknowledged)
+        room = min(self.send_window, SEND_LIMIT) - in_flight
+        self._blocked = room <= 0 or (room < self._mss and in_flight > 0)  # no silly windows: RFC 9293 3.8.6.2.1
+        buffer = None if self._blocked else self._buffers.take()
+        if buffer is None:
+            self._blocked = True
+            if not in_flight:
+                self._timer = min(self._timer, now + self._rto)  # probe a closed window; memory may be free again
+            self._host.want(False, bool(self._pending))
+            return
+        try:
+            count = self._host.read_into(buffer[:room] if room < len(buffer) else buffer)
+        except HostReset:
+            self._buffers.give(buffer)
+            self.abort()
+            return
+        if not count:
+            self._buffers.give(buffer)
+            if count == 0:
+                self._end_to_guest(now)
+            else:
+                self._host.want(True, bool(self._pending))
+            return
+        data: bytes | memoryview = buffer[:count]
+        kept: memoryview | None = buffer
+        if count <= SMALL_BYTES:
+            data, kept = bytes(data), None
+            self._buffers.give(buffer)
+        self._chunks.append(_Chunk(self.send_next, data, count, kept, now))
+        sequence = self.send_next
+        self.send_next = (sequence + count) & MASK
+        if not in_flight:
+            self._timer = now + self._rto
+        self._send(ACK | PSH, sequence, data)
+        self._blocked = room <= count
+        self._host.want(room > count, bool(self._pending))
+
+    def _end_to_guest(self, now: float) -> None:
+        self.host_ended = True
+        self._fin_at = self.send_next
+        self.send_next = (self.send_next + 1) & MASK
+        self._timer = now + self._rto
+        self._host.want(False, bool(self._pending))
+        self._send(FIN | ACK, self._fin_at, b"")
+
+    def host_readable(self, now: float) -> None:
+        """The host's socket has data or has ended."""
+        self.last_used = now
+        self.fill(now)
+        self._maybe_over(now)
+
+    def host_writable(self, now: float) -> None:
+        """The host's socket takes bytes again."""
+        if self.state != OPEN:
+            return
+        self.last_used = now
+        before = self._pending_bytes
+        try:
+            while self._pending:
+                first = self._pending[0]
+                taken = self._host.write(first)
+                self._pending_bytes -= taken
+                if taken < len(first):
+                    self._pending[0] = first[taken:]
+                    break
+                self._pending.popleft()
+        except HostReset:
+            self.abort()
+            return
+        if not self._pending and self.guest_ended:
+            self._host.finish()
+        elif before > RECEIVE_WINDOW // 2 >= self._pending_bytes:
+            self._acknowledge()  # the window has opened
+        self._host.want(self._wants_read(), bool(self._pending))
+        self._maybe_over(now)
+
+    def _wants_read(self) -> bool:
+        in_flight = distance(self.send_next, self.unacknowledged)
+        window = min(self.send_window, SEND_LIMIT)
+        return self.state == OPEN and not self.host_ended and not self._blocked and in_flight < window
+
+    # ------------------------------------------------------------------------------------------------ time
+    @property
+    def timed(self) -> bool:
+        """Whether `tick` has anything to wait for."""
+        return self._timer != float("inf")
+
+    def tick(self, now: float) -> None:
+        """Retransmission, probe and end of lingering, when they are due."""
+        if now < self._timer:
+            return
+        if self.state == LINGERING:
+            self.state = CLOSED
+            self._timer = float("inf")
+            return
+        self._retries += 1
+        if self._retries > MAX_RETRIES:
+            self.abort()
+            return
+        self._rto = min(MAX_RTO, self._rto * 2)
+        if self.state == SYN_RECEIVED:
+            self._send_syn(SYN | ACK, now)
+        elif self.state == SYN_SENT:
+            self._send_syn(SYN, now)
+        elif self.state == OPEN:
+            if self.send_next != self.unacknowledged:
+                self._recover = self.send_next
+                self._retransmit(now)
+            elif not self.send_window:
+                self._retries = min(self._retries, MAX_RETRIES - 1)  # a guest may keep its window shut for ever
+                self._send(ACK, (self.send_next - 1) & MASK, b"")
+            else:
+                self._timer = float("inf")
+                self._retries = 0
+                self.fill(now)
+                return
+            self._timer = now + self._rto
+
+    def _retransmit(self, now: float) -> None:
+        """The first piece that is not acknowledged, no more of it than the guest's window."""
+        if self._chunks:
+            chunk = self._chunks[0]
+            chunk.again = True
+            done = max(0, distance(self.unacknowledged, chunk.sequence))
+            limit = max(self.send_window, self._mss)
+            self._send(ACK | PSH, (chunk.sequence + done) & MASK, chunk.data[done : done + limit])
+        elif self.host_ended:
+            self._send(FIN | ACK, self._fin_at, b"")
+
+    # ------------------------------------------------------------------------------------------------ the end
+    def _maybe_over(self, now: float) -> None:
+        over = self.guest_ended and self.host_ended and not self._pending and self.unacknowledged == self.send_next
+        if self.state == OPEN and over:
+            self.flush_ack()
+            self.state = LINGERING
+            self._timer = now + LINGER_SECONDS
+            self._host.close(reset=False)
+
+    def abort(self) -> None:
+        """Reset both sides."""
+        if self.state in (OPEN, SYN_RECEIVED):
+            self._guest.transmit(RST | ACK, self.send_next, self.receive_next, 0, b"", b"", self._mss)
+        self._close(reset=True)
+
+    def _close(self, reset: bool) -> None:
+        if self.state not in (CLOSED, LINGERING):
+            self._host.close(reset)
+        self.state = CLOSED
+        self._timer = float("inf")
+        self.ack_due = False
+        for chunk in self._chunks:
+            if chunk.buffer is not None:
+                self._buffers.give(chunk.buffer)
+        self._chunks.clear()
+        self._pending.clear()
+        self._pending_bytes = 0
