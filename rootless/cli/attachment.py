@@ -49,7 +49,7 @@ class Attachment:
         self._pending = memoryview(b"")
         self._input_open = stdin
         self._stream_open = True
-        self._answered = wait is None
+        self._answered = wait is None or wait.early
 
     def run(self) -> bool:
         """Raises BrokenPipeError where our output is not wanted, ConnectionLost, RootlessError."""

@@ -143,6 +143,11 @@ class Connection:
             self._h11.start_next_cycle()
         return self._h11.states == {h11.CLIENT: h11.IDLE, h11.SERVER: h11.IDLE}
 
+    @property
+    def early(self) -> bool:
+        """Whether bytes of the response's body have come with its head: poll(2) knows nothing of those."""
+        return bool(self._h11.trailing_data[0])
+
     def fileno(self) -> int:
         return self._socket.fileno()
 

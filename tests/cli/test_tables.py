@@ -36,7 +36,7 @@ def listed(format_text: str = "", quiet: str = "") -> str:
 def test_the_table_is_aligned_as_dockers() -> None:
     wide = "{{.ID}}\t{{.Image}}\t{{.Command}}\t{{.RunningFor}}\t{{.Names}}"
     assert listed(f"table {wide}") == (
-        "CONTAINER ID   IMAGE       COMMAND                  CREATED         NAMES\n"
+        "CONTAINER ID   IMAGE       COMMAND                   CREATED         NAMES\n"
         '873fc9af2abe   debian:12   "sh -c \\"echo a long …"   2 minutes ago   keep\n'
     )
     assert listed().split("\n")[0].split() == "CONTAINER ID IMAGE COMMAND CREATED STATUS PORTS NAMES".split()
