@@ -1,0 +1,254 @@
+"""The TCP flow against itself over a bad link, and against segments made by hand."""
+
+from __future__ import annotations
+
+import random
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from slirp.stack import tcp_flow
+from slirp.stack.tcp_flow import Flow
+from slirp.testing import Faults, FaultyLink, MemoryHost, PlainBuffers
+from slirp.wire import tcp
+from slirp.wire.tcp import ACK, FIN, PSH, RST, SYN, Options, Segment
+
+MSS = 1460
+
+
+class Pair:
+    """Two flows, each the other's guest: `out` opened by one, taken by the other."""
+
+    def __init__(self, first: MemoryHost, second: MemoryHost, faults: Faults, seed: int) -> None:
+        rng = random.Random(seed)
+        self.links = FaultyLink(faults, rng), FaultyLink(faults, rng)
+        self.hosts = first, second
+        self.buffers = PlainBuffers()
+        self.opener = Flow(self.links[0], first, self.buffers, MSS, rng.getrandbits(32), 0.0)
+        self.taker = Flow(self.links[1], second, self.buffers, MSS, rng.getrandbits(32), 0.0)
+        self.links[0].receiver = self._to_taker
+        self.links[1].receiver = self.opener.segment
+        self.now = 0.0
+        self.opener.connect(0.0)
+
+    def _to_taker(self, segment: Segment, now: float) -> None:
+        if self.taker.state == tcp_flow.CLOSED and segment.flags & SYN:
+            self.taker.accept(segment, now)
+            self.taker.host_connected(now)
+        else:
+            self.taker.segment(segment, now)
+
+    def run(self, seconds: float) -> None:
+        """Until both are closed, in simulated time."""
+        flows = (self.opener, self.taker)
+        over = (tcp_flow.CLOSED, tcp_flow.LINGERING)
+        while self.now < seconds and (self.now == 0.0 or any(flow.state not in over for flow in flows)):
+            self.now = min(self.now + 0.05, *(link.next_due for link in self.links))
+            for link in self.links:
+                link.now = self.now
+            for link in self.links:
+                link.deliver(self.now)
+            for flow, host in zip(flows, self.hosts, strict=True):
+                flow.flush_ack()
+                if host.wants[0]:
+                    flow.host_readable(self.now)
+                if host.wants[1] and host.capacity:
+                    flow.host_writable(self.now)
+                if flow.timed:
+                    flow.tick(self.now)
+
+
+shares = st.sampled_from([0.0, 0.01, 0.05, 0.2])
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(0, 2**32),
+    st.integers(0, 400_000),
+    st.integers(0, 400_000),
+    st.builds(Faults, shares, shares, st.sampled_from([0.0, 0.001, 0.02])),
+)
+def test_whatever_the_link_does_the_bytes_arrive(seed: int, forth: int, back: int, faults: Faults) -> None:
+    rng = random.Random(seed)
+    first, second = MemoryHost(rng.randbytes(forth)), MemoryHost(rng.randbytes(back))
+    expected = first.data, second.data
+    pair = Pair(first, second, faults, seed)
+    pair.run(seconds=3000)
+    assert bytes(second.received) == expected[0]
+    assert bytes(first.received) == expected[1]
+    assert first.finished
+    assert second.finished
+    assert pair.buffers.out == 0
+
+
+@settings(max_examples=5, deadline=None)
+@given(st.integers(0, 2**32))
+def test_a_slow_reader_shuts_the_window_and_loses_nothing(seed: int) -> None:
+    data = random.Random(seed).randbytes(3 * tcp_flow.RECEIVE_WINDOW)
+    sender, reader = MemoryHost(data), MemoryHost(b"", capacity=0)
+    pair = Pair(sender, reader, Faults(), seed)
+    pair.run(seconds=1)
+    assert len(reader.received) == 0
+    held = len(data) - len(sender.data)
+    assert held <= tcp_flow.RECEIVE_WINDOW + tcp_flow.SEND_LIMIT
+    reader.capacity = 1 << 30
+    pair.run(seconds=pair.now + 600)
+    assert bytes(reader.received) == data
+
+
+class ByHand:
+    """A flow with a guest played by the test; `sent` are (flags, sequence, acknowledgment, payload)."""
+
+    def __init__(self, host: MemoryHost, options: bytes = b"") -> None:
+        self.sent: list[tuple[int, int, int, bytes]] = []
+        self.host = host
+        self.flow = Flow(self, host, PlainBuffers(), MSS, 5000, 0.0)
+        self.flow.accept(segment(SYN, 999, 0, options=options, window=65535), 0.0)
+
+    def transmit(
+        self,
+        flags: int,
+        sequence: int,
+        acknowledgment: int,
+        window: int,
+        options: bytes,
+        payload: bytes | memoryview,
+        mss: int,
+    ) -> None:
+        self.sent.append((flags, sequence, acknowledgment, bytes(payload)))
+        self.window = window
+
+    def open(self) -> None:
+        self.flow.host_connected(0.0)
+        assert self.sent.pop() == (SYN | ACK, 5000, 1000, b"")
+        self.give(ACK, 1000, 5001)
+
+    def give(self, flags: int, sequence: int, acknowledgment: int, payload: bytes = b"", window: int = 65535) -> None:
+        self.flow.segment(segment(flags, sequence, acknowledgment, payload, window=window), 0.0)
+        self.flow.flush_ack()
+
+
+def segment(
+    flags: int, sequence: int, acknowledgment: int, payload: bytes = b"", options: bytes = b"", window: int = 65535
+) -> Segment:
+    return Segment(1, 2, sequence & 0xFFFFFFFF, acknowledgment, flags, window, options, memoryview(payload))
+
+
+def test_a_refused_connection_is_reset() -> None:
+    hand = ByHand(MemoryHost())
+    hand.flow.host_refused()
+    assert hand.sent == [(RST | ACK, 0, 1000, b"")]
+    assert hand.host.closed is False
+
+
+def test_data_out_of_turn_waits_for_what_is_missing() -> None:
+    hand = ByHand(MemoryHost(ends=False))
+    hand.open()
+    hand.give(ACK, 1003, 5001, b"def")
+    assert hand.sent.pop() == (ACK, 5001, 1000, b"")
+    hand.give(ACK, 1000, 5001, b"abc")
+    assert hand.sent.pop() == (ACK, 5001, 1006, b"")
+    hand.give(ACK, 1002, 5001, b"cdefgh")  # partly seen
+    assert bytes(hand.host.received) == b"abcdefgh"
+    hand.give(ACK, 1000, 5001, b"abc")  # all of it seen
+    assert hand.sent.pop() == (ACK, 5001, 1008, b"")
+
+
+def test_half_close_both_ways() -> None:
+    hand = ByHand(MemoryHost(b"answer"))
+    hand.open()
+    hand.give(FIN | ACK, 1000, 5001)
+    assert hand.host.finished
+    hand.flow.host_readable(0.0)
+    assert hand.sent[-1] == (ACK | PSH, 5001, 1001, b"answer")
+    hand.give(ACK, 1001, 5007)
+    hand.flow.host_readable(0.0)
+    assert hand.sent[-1] == (FIN | ACK, 5007, 1001, b"")
+    hand.give(ACK, 1001, 5008)
+    assert hand.flow.state == tcp_flow.LINGERING
+    hand.give(FIN | ACK, 1000, 5008)  # again: our acknowledgment was lost
+    assert hand.sent[-1] == (ACK, 5008, 1001, b"")
+    hand.flow.tick(10.0)
+    assert hand.flow.state == tcp_flow.CLOSED
+
+
+def test_resets_are_believed_only_in_their_place() -> None:
+    hand = ByHand(MemoryHost(ends=False))
+    hand.open()
+    hand.give(RST, 2000, 0)
+    assert hand.flow.state == tcp_flow.OPEN
+    assert hand.sent.pop() == (ACK, 5001, 1000, b"")
+    hand.give(RST, 1000, 0)
+    assert hand.flow.state == tcp_flow.CLOSED
+    assert hand.host.closed is True
+
+
+def test_a_broken_host_resets_the_guest() -> None:
+    hand = ByHand(MemoryHost(ends=False))
+    hand.open()
+    hand.host.broken = True
+    hand.give(ACK, 1000, 5001, b"x")
+    assert hand.sent[-1][0] == RST | ACK
+    assert hand.flow.state == tcp_flow.CLOSED
+
+
+def test_a_keep_alive_is_answered() -> None:
+    hand = ByHand(MemoryHost(ends=False))
+    hand.open()
+    hand.give(ACK, 999, 5001)
+    assert hand.sent.pop() == (ACK, 5001, 1000, b"")
+
+
+def test_three_duplicates_send_the_first_piece_again() -> None:
+    hand = ByHand(MemoryHost(b"x" * 100_000, ends=False), options=tcp.emit_options(Options(1460, 7)))
+    hand.open()
+    hand.give(ACK, 1000, 5001, window=60000)
+    hand.flow.host_readable(0.0)
+    first = hand.sent[-1]
+    for _ in range(3):
+        hand.give(ACK, 1000, 5001, window=60000)
+    assert hand.sent[-1][:2] == first[:2]
+    assert hand.sent[-1][3] == first[3]
+
+
+def test_a_shut_window_is_probed() -> None:
+    hand = ByHand(MemoryHost(b"late", ends=False))
+    hand.open()
+    hand.give(ACK, 1000, 5001, window=0)
+    hand.flow.host_readable(0.0)
+    hand.sent.clear()
+    hand.flow.tick(5.0)
+    assert hand.sent.pop() == (ACK, 5000, 1000, b"")  # one before: the guest answers with its window
+    hand.flow.segment(segment(ACK, 1000, 5001, window=100), 5.0)
+    assert hand.sent.pop()[3] == b"late"
+
+
+def test_a_guest_that_never_answers_is_given_up() -> None:
+    hand = ByHand(MemoryHost())
+    hand.flow.host_connected(0.0)
+    now = 0.0
+    for _ in range(20):
+        now += 100
+        hand.flow.tick(now)
+    assert hand.flow.state == tcp_flow.CLOSED
+    assert len(hand.sent) <= tcp_flow.MAX_RETRIES + 2
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(0, 255), st.integers(-5, 5), st.integers(-5, 5), st.binary(max_size=10), st.integers(0, 65535)
+        ),
+        max_size=30,
+    )
+)
+def test_no_segments_break_it(steps: list[tuple[int, int, int, bytes, int]]) -> None:
+    hand = ByHand(MemoryHost(b"z" * 50))
+    hand.flow.host_connected(0.0)
+    for number, (flags, sequence, acknowledgment, payload, window) in enumerate(steps):
+        made = segment(flags, 1000 + sequence, (5001 + acknowledgment) & 0xFFFFFFFF, payload, window=window)
+        hand.flow.segment(made, number * 0.1)
+        hand.flow.flush_ack()
+        hand.flow.host_readable(number * 0.1)
+        hand.flow.tick(number * 0.1)
