@@ -11,6 +11,7 @@ _COMMON = "Common commands"
 
 CONTAINER = {
     "attach": Entry("attach", "Connect standard streams to a running container"),
+    "cp": Entry("cp", "Copy files between a container and this host"),
     "create": Entry("create", "Make a container and do not start it"),
     "diff": Entry("diff", "Show what a container changed in its file system"),
     "exec": Entry("exec", "Run a further command in a running container"),
@@ -77,7 +78,7 @@ SYSTEM = {
     "stop": Entry("system_stop", "Stop the engine and its containers"),
 }
 _OLD_NAMES = [
-    *("attach", "create", "diff", "export", "kill", "logs", "pause", "port", "rename", "restart", "rm"),
+    *("attach", "cp", "create", "diff", "export", "kill", "logs", "pause", "port", "rename", "restart", "rm"),
     *("start", "stop", "top", "unpause", "wait"),
 ]
 COMMANDS: dict[str, Entry] = {

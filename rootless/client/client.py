@@ -53,9 +53,15 @@ class Client:
             data = json.dumps(value).encode()
             sent |= JSON_HEADERS
         connection = self.connection()
-        response = connection.request(method, target(path, query), sent, data).checked()
+        try:
+            response = connection.request(method, target(path, query), sent, data)
+        except ConnectionLost:
+            if method != "GET" or self.endpoint.settings is None:
+                raise
+            connection = self.connect()  # our engine left, or was killed, just then: asking again does no harm
+            response = connection.request(method, target(path, query), sent, data)
         self._idle = connection
-        return response
+        return response.checked()
 
     def ask(self, method: str, path: str, query: Query | None = None) -> Connection:
         """Send a request on a connection of its own and do not wait for the response."""

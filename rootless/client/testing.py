@@ -102,10 +102,11 @@ class FakeEngine:
         body = (
             answer.raw if answer.raw is not None else b"" if answer.value is None else json.dumps(answer.value).encode()
         )
+        sends_body = request.method != "HEAD" and answer.status not in (204, 304)
         length = len(body) + (1 if answer.cut else 0)
         head = h11.Response(status_code=answer.status, headers=[("Content-Length", str(length))])
         connection.sendall(http.send(head) or b"")
-        connection.sendall(http.send(h11.Data(data=body)) or b"" if answer.status not in (204, 304) else b"")
+        connection.sendall(http.send(h11.Data(data=body)) or b"" if sends_body else b"")
         if answer.cut:
             return False
         connection.sendall(http.send(h11.EndOfMessage()) or b"")
