@@ -32,66 +32,134 @@ from typing import NoReturn
 
 PROTOCOL = b"1"
 MAX_REQUEST_BYTES = 8 << 20
+REFILL_MILLISECONDS = 50  # a new spare beside a command that takes long
 
 
 def serve_warm(listener: socket.socket) -> None:
-    """Fork a command line for each connection, until we are killed: the launcher's end is ours (PDEATHSIG)."""
+    """Run a command line for each connection, until we are killed: the launcher's end is ours (PDEATHSIG)."""
     from rootless.cli.warm_process import Installation, preload
 
     preload()
-    installation = Installation.here()
-    listener.setblocking(False)
-    wake_read, wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-    signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
-    signal.signal(signal.SIGCHLD, lambda number, frame: None)
-    poller = select.poll()
-    poller.register(listener, select.POLLIN)
-    poller.register(wake_read, select.POLLIN)
-    children: dict[int, socket.socket] = {}
+    server = _Server(listener, Installation.here())
     gc.collect()
     gc.freeze()
-    while True:
-        for fd, _ in poller.poll():
-            if fd == wake_read:
-                os.read(wake_read, 4096)
-                _reap(children)
-                continue
-            try:
-                connection, _ = listener.accept()
-            except OSError:
-                continue
-            pid = os.fork()
-            if pid == 0:
-                signal.set_wakeup_fd(-1)
-                for kept in (listener, *children.values()):
-                    kept.close()
-                os.close(wake_read)
-                os.close(wake_write)
-                _child(connection, installation)
-            children[pid] = connection
+    server.serve()
 
 
-def _reap(children: dict[int, socket.socket]) -> None:
-    """Tell clients of children that ended without a word or were stopped."""
-    while True:
+class _Server:
+    """The parent of command lines. It never reads from a client: a slow one keeps nobody waiting.
+
+    A spare child waits in accept(2), forked before it is needed and rehearsed: the fork (1 ms) and the pages that a
+    first command copies (2 ms) are paid while nobody waits. It tells us over `mailbox` what it has taken. A new spare
+    is forked when the command is over, so as not to compete with it; at once where another client is waiting."""
+
+    def __init__(self, listener: socket.socket, installation: object) -> None:
+        self.listener = listener
+        self.installation = installation
+        self.pid = os.getpid()
+        self.children: dict[int, socket.socket] = {}
+        self.spare = 0
+        listener.setblocking(False)
+        self.wake_read, self.wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self.mailbox, self.mailbox_of_spare = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.mailbox.setblocking(False)
+
+    def serve(self) -> NoReturn:
+        signal.set_wakeup_fd(self.wake_write, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda number, frame: None)
+        self._fork_spare(rehearsed=True)
+        while True:
+            poller = select.poll()
+            poller.register(self.wake_read, select.POLLIN)
+            poller.register(self.mailbox, select.POLLIN)
+            if not self.spare:
+                poller.register(self.listener, select.POLLIN)
+            ready = dict(poller.poll(None if self.spare else REFILL_MILLISECONDS))
+            self._read_mailbox()
+            ended = self.wake_read in ready and self._reap()
+            if self.spare:
+                continue
+            if self.listener.fileno() in ready:
+                self._fork_spare(rehearsed=False)
+            elif ended or not ready:
+                self._fork_spare(rehearsed=True)
+
+    def _fork_spare(self, rehearsed: bool) -> None:
         try:
-            pid, status = os.waitpid(-1, os.WNOHANG | os.WUNTRACED)
-        except ChildProcessError:
-            return
+            pid = os.fork()
+        except OSError:
+            return  # too many processes; clients find nobody and do it themselves, or wait for the next try
         if pid == 0:
-            return
-        connection = children.get(pid)
-        if connection is None:
-            continue
-        if os.WIFSTOPPED(status):
-            _tell(connection, b"T%d\n" % os.WSTOPSIG(status))
-            continue
-        if os.WIFSIGNALED(status):
-            _tell(connection, b"S%d\n" % os.WTERMSIG(status))
-        else:
-            _tell(connection, b"X%d\n" % os.WEXITSTATUS(status))
-        connection.close()
-        del children[pid]
+            try:
+                self._be_spare(rehearsed)
+            finally:
+                os._exit(1)
+        self.spare = pid
+
+    def _be_spare(self, rehearsed: bool) -> NoReturn:
+        """In the child: wait for a client, then be its command line."""
+        from rootless.cli.warm_process import die_with_parent, rehearse
+
+        signal.set_wakeup_fd(-1)
+        die_with_parent(signal.SIGKILL)
+        if os.getppid() != self.pid:
+            os._exit(0)
+        if rehearsed:
+            rehearse()
+        poller = select.poll()
+        poller.register(self.listener, select.POLLIN)
+        while True:
+            poller.poll()
+            try:
+                connection, _ = self.listener.accept()
+                break
+            except BlockingIOError:
+                continue
+        socket.send_fds(self.mailbox_of_spare, [b"%d" % os.getpid()], [connection.fileno()])
+        die_with_parent(0)
+        for kept in (self.listener, self.mailbox, self.mailbox_of_spare, *self.children.values()):
+            kept.close()
+        os.close(self.wake_read)
+        os.close(self.wake_write)
+        _child(connection, self.installation)
+
+    def _read_mailbox(self) -> None:
+        while True:
+            try:
+                data, descriptors, _, _ = socket.recv_fds(self.mailbox, 32, 1)
+            except BlockingIOError:
+                return
+            self.children[int(data)] = socket.socket(fileno=descriptors[0])
+            if int(data) == self.spare:
+                self.spare = 0
+
+    def _reap(self) -> bool:
+        """Tell clients of children that ended without a word or were stopped. Whether a command is over."""
+        os.read(self.wake_read, 4096)
+        ended = False
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG | os.WUNTRACED)
+            except ChildProcessError:
+                return ended
+            if pid == 0:
+                return ended
+            self._read_mailbox()
+            if pid == self.spare:  # killed by somebody: the next client, or the next time-out, brings a new one
+                self.spare = 0
+            connection = self.children.get(pid)
+            if connection is None:
+                continue
+            if os.WIFSTOPPED(status):
+                _tell(connection, b"T%d\n" % os.WSTOPSIG(status))
+                continue
+            if os.WIFSIGNALED(status):
+                _tell(connection, b"S%d\n" % os.WTERMSIG(status))
+            else:
+                _tell(connection, b"X%d\n" % os.WEXITSTATUS(status))
+            connection.close()
+            del self.children[pid]
+            ended = True
 
 
 def _tell(connection: socket.socket, line: bytes) -> None:
@@ -109,6 +177,7 @@ def _child(connection: socket.socket, installation: object) -> NoReturn:
     exit_code = 1
     try:
         connection.setblocking(True)
+        connection.set_inheritable(False)
         peer_pid, peer_uid, _ = struct.unpack(
             "3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
         )
