@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import os
 import stat
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -117,6 +116,8 @@ def _from_file(path: Path) -> list[tuple[str, object, str]]:
         return []
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidParameter(f"cannot read {path}: {error}") from error
+    import tomllib  # 2 ms that every command would pay, and few users have a file
+
     try:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
