@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rootless.cli.template import Template, TemplateError
+from rootless.cli.template import TemplateError
+
+if TYPE_CHECKING:
+    from rootless.cli.template import Template
 
 Row = Mapping[str, Any]
 MINIMUM_WIDTH = 10
@@ -37,6 +40,8 @@ def render(rows: Iterable[Row], headers: Mapping[str, str], format_text: str, de
 
 def parsed(text: str) -> Template:
     """A template. Raises TemplateError with docker's prefix."""
+    from rootless.cli.template import Template
+
     try:
         return Template(text)
     except TemplateError as error:

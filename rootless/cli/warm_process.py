@@ -25,6 +25,7 @@ PRELOADED = [
     "rootless.cli.pulling",
     "rootless.cli.archives",
     "rootless.cli.engine_state",
+    "rootless.cli.template.execute",
     "csv",
     "fcntl",
 ]

@@ -8,7 +8,22 @@ Data is what JSON gives: dict, list, str, int, float, bool, None. A dict stands 
 dict's value may also be a Python callable: it is a method (`{{.Label "x"}}`), called with the arguments that follow.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from rootless.cli.template.errors import TemplateError
-from rootless.cli.template.execute import Template
+
+if TYPE_CHECKING:
+    from rootless.cli.template.execute import Template
 
 __all__ = ["Template", "TemplateError"]
+
+
+def __getattr__(name: str) -> object:
+    """The language is imported (8 ms) when a template is made: most commands make none."""
+    if name == "Template":
+        from rootless.cli.template.execute import Template
+
+        return Template
+    raise AttributeError(name)
