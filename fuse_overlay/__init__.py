@@ -1,6 +1,7 @@
 """A union file system for people without root: layers as tar files with an index, served over the kernel's FUSE
 protocol. Stands alone; `rootless` uses the names below and no others."""
 
+from fuse_overlay.directory_server import serve_directory
 from fuse_overlay.errors import LayerError
 from fuse_overlay.image_server import serve_tree
 from fuse_overlay.layers.store import Layer, LayerWriter, Tree, index_layer, merge_tree, open_tree, read_layer
@@ -16,5 +17,6 @@ __all__ = [
     "mount_fuse",
     "open_tree",
     "read_layer",
+    "serve_directory",
     "serve_tree",
 ]

@@ -10,15 +10,13 @@ from __future__ import annotations
 import errno
 import os
 import stat
-import struct
-from collections.abc import Callable
 
+from fuse_overlay.device import MAX_READ, Device, Handler, Refused, init_answer
 from fuse_overlay.layers.index import Row
 from fuse_overlay.layers.store import Tree
 from fuse_overlay.prefetch import Prefetcher
 from fuse_overlay.wire import structs as w
 
-MAX_READ = 1 << 20
 OVERFLOW_ID = 65534
 _WANTED = (
     w.ASYNC_READ
@@ -35,32 +33,25 @@ _WANTED = (
 )
 
 
-class _Refused(Exception):
-    """A request's answer is this errno."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.errno = number
-
-
 def serve_tree(fuse_fd: int, tree: Tree, *, id_count: int, resume: bool) -> None:
     """Serve until unmounted. `id_count`: ids from there on do not exist in the mount's user namespace and are shown as
     root if it is 1, else as 65534. `resume`: an earlier server has done the INIT. Raises OSError from the device."""
-    ImageServer(fuse_fd, tree, id_count).serve(resume=resume)
+    ImageServer(Device(fuse_fd), tree, id_count).serve(resume=resume)
 
 
 class ImageServer:
-    """One loop. Answers are written by the method of each opcode."""
+    """Answers are written by the method of each opcode."""
 
-    def __init__(self, fuse_fd: int, tree: Tree, id_count: int) -> None:
-        self._fd = fuse_fd
+    def __init__(self, device: Device, tree: Tree, id_count: int) -> None:
+        self._device = device
+        self._reply, self._error, self._write = device.reply, device.error, device.write
         self._index = tree.index
         self._tars = tree.tars
         self._id_count = id_count
         self._squashed = 0 if id_count == 1 else OVERFLOW_ID
         self._answer = memoryview(bytearray(MAX_READ))
-        self._prefetcher = Prefetcher(fuse_fd, tree)
-        self._handlers: dict[int, Callable[[int, int, bytes], None]] = {
+        self._prefetcher = Prefetcher(device.fd, tree)
+        self._handlers: dict[int, Handler] = {
             w.LOOKUP: self._lookup,
             w.GETATTR: self._getattr,
             w.READLINK: self._readlink,
@@ -76,60 +67,14 @@ class ImageServer:
         }
 
     def serve(self, *, resume: bool) -> None:
-        if resume:
-            try:
-                os.write(self._fd, w.OUT_HEADER.pack(w.OUT_HEADER.size, w.NOTIFY_RESEND, 0))
-            except OSError:
-                pass  # a kernel before 6.9: what the dead server held is lost, its callers can be interrupted
-        buffer = bytearray(MAX_READ + (1 << 16))
-        view = memoryview(buffer)
-        header = w.IN_HEADER.size
-        silent = (w.FORGET, w.BATCH_FORGET, w.INTERRUPT)
-        while True:
-            try:
-                received = os.readv(self._fd, [buffer])
-            except OSError as error:
-                if error.errno in (errno.EINTR, errno.EAGAIN, errno.ENOENT):
-                    continue
-                if error.errno == errno.ENODEV:
-                    return
-                raise
-            try:
-                request = w.parse_request(buffer, received)
-            except ValueError:
-                continue
-            if request.opcode in silent:
-                continue
-            handler = self._handlers.get(request.opcode)
-            try:
-                if handler is None:
-                    self._error(request.unique, errno.ENOSYS)
-                else:
-                    handler(request.unique, request.nodeid, bytes(view[header:received]))
-            except _Refused as refused:
-                self._error(request.unique, refused.errno)
-            except (ValueError, IndexError, OverflowError, struct.error):
-                self._error(request.unique, errno.EIO)
+        self._device.serve(self._handlers, resume=resume)
 
     # ------------------------------------------------------------------------------------------------ answers
-    def _write(self, parts: list[bytes | memoryview]) -> None:
-        try:
-            os.writev(self._fd, parts)
-        except OSError as error:
-            if error.errno != errno.ENOENT:  # ENOENT: the asker was interrupted and has gone
-                raise
-
-    def _reply(self, unique: int, body: bytes = b"") -> None:
-        self._write([w.OUT_HEADER.pack(w.OUT_HEADER.size + len(body), 0, unique), body])
-
-    def _error(self, unique: int, number: int) -> None:
-        self._write([w.OUT_HEADER.pack(w.OUT_HEADER.size, -number, unique)])
-
     def _row(self, nodeid: int) -> Row:
         try:
             return self._index.row(nodeid - 1)
         except IndexError:
-            raise _Refused(errno.ENOENT) from None
+            raise Refused(errno.ENOENT) from None
 
     def _attributes(self, number: int, row: Row) -> bytes:
         seconds, nanoseconds = divmod(row.mtime_ns, 10**9)
@@ -141,12 +86,7 @@ class ImageServer:
         return w.ATTR.pack(number + 1, row.size, blocks, *times, row.mode, row.nlink, uid, gid, row.rdev, 4096, 0)
 
     def _init(self, unique: int, _nodeid: int, body: bytes) -> None:
-        _, minor, _, flags = w.INIT_IN.unpack_from(body)
-        out = w.INIT_OUT.pack(
-            w.KERNEL_VERSION, min(minor, w.MINOR_WANTED), MAX_READ, _WANTED & flags, 64, 48, MAX_READ, 1,
-            MAX_READ // 4096, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
-        )  # fmt: skip
-        self._reply(unique, out)
+        self._reply(unique, init_answer(body, _WANTED))
 
     def _lookup(self, unique: int, nodeid: int, body: bytes) -> None:
         number = self._index.lookup(self._row(nodeid), w.name_of(body))
@@ -163,22 +103,22 @@ class ImageServer:
     def _readlink(self, unique: int, nodeid: int, _body: bytes) -> None:
         row = self._row(nodeid)
         if not stat.S_ISLNK(row.mode):
-            raise _Refused(errno.EINVAL)
+            raise Refused(errno.EINVAL)
         self._reply(unique, self._index.link(row))
 
     def _read(self, unique: int, nodeid: int, body: bytes) -> None:
         _, offset, size = w.READ_IN.unpack_from(body)
         row = self._row(nodeid)
         if not stat.S_ISREG(row.mode):
-            raise _Refused(errno.EISDIR)
+            raise Refused(errno.EISDIR)
         size = max(0, min(size, MAX_READ, row.size - offset))
         if size:
             try:
                 read = os.preadv(self._tars[row.layer], [self._answer[:size]], row.data_offset + offset)
             except (OSError, IndexError) as error:
-                raise _Refused(errno.EIO) from error
+                raise Refused(errno.EIO) from error
             if read != size:  # the tar is shorter than when it was indexed
-                raise _Refused(errno.EIO)
+                raise Refused(errno.EIO)
         self._write([w.OUT_HEADER.pack(w.OUT_HEADER.size + size, 0, unique), self._answer[:size]])
         self._prefetcher.was_read(row.parent)
 
@@ -215,7 +155,7 @@ class ImageServer:
         size, _ = w.XATTR_IN.unpack_from(body)
         value = self._index.xattrs(self._row(nodeid)).get(w.name_of(body[w.XATTR_IN.size :]))
         if value is None:
-            raise _Refused(errno.ENODATA)
+            raise Refused(errno.ENODATA)
         self._sized(unique, size, value)
 
     def _listxattr(self, unique: int, nodeid: int, body: bytes) -> None:
@@ -226,7 +166,7 @@ class ImageServer:
         if size == 0:
             self._reply(unique, w.XATTR_OUT.pack(len(value), 0))
         elif len(value) > size:
-            raise _Refused(errno.ERANGE)
+            raise Refused(errno.ERANGE)
         else:
             self._reply(unique, value)
 

@@ -25,6 +25,7 @@ UNIQUE_RESEND = 1 << 63  # set in the id of a request that is sent again
 # INIT flags (the second word's are shifted by 32)
 ASYNC_READ = 1 << 0
 BIG_WRITES = 1 << 5
+AUTO_INVAL_DATA = 1 << 12
 DO_READDIRPLUS = 1 << 13
 ASYNC_DIO = 1 << 15
 NO_OPEN_SUPPORT = 1 << 17

@@ -14,6 +14,7 @@ from pathlib import Path
 from fuse_overlay import Tree, mount_fuse, serve_tree
 
 CLONE_NEWUSER, CLONE_NEWNS, MNT_DETACH = 0x10000000, 0x00020000, 2
+_PR_SET_PDEATHSIG = 1
 libc = ctypes.PyDLL(None, use_errno=True)
 
 
@@ -28,9 +29,10 @@ def enter_namespaces() -> None:
 
 
 def in_child(function: Callable[[], None]) -> None:
-    """Run in a forked child; its failure is ours."""
+    """Run in a forked child; its failure is ours. It goes when we go."""
     pid = os.fork()
     if pid == 0:
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         try:
             function()
             os._exit(0)
@@ -41,24 +43,35 @@ def in_child(function: Callable[[], None]) -> None:
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 
 
-def start_server(fuse_fd: int, tree: Tree, *, resume: bool = False) -> int:
+Serve = Callable[[int, bool], None]  # (fuse_fd, resume)
+
+
+def serving(tree: Tree) -> Serve:
+    return lambda fuse_fd, resume: serve_tree(fuse_fd, tree, id_count=1, resume=resume)
+
+
+def start_server(fuse_fd: int, serve: Serve, *, resume: bool = False) -> int:
     """A process that serves; its pid."""
     pid = os.fork()
     if pid == 0:
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         try:
-            serve_tree(fuse_fd, tree, id_count=1, resume=resume)
+            serve(fuse_fd, resume)
+        except BaseException:
+            traceback.print_exc()
+            sys.stderr.flush()
         finally:
             os._exit(0)
     return pid
 
 
-def with_mount(tree: Tree, target: Path, look: Callable[[int, int], None]) -> None:
-    """Mount the tree at `target` in a child and call look(fuse_fd, server's pid) there."""
+def with_mount(serve: Serve, target: Path, look: Callable[[int, int], None]) -> None:
+    """Mount at `target` in a child and call look(fuse_fd, server's pid) there."""
 
     def child() -> None:
         enter_namespaces()
         fuse_fd = mount_fuse(str(target), "rootless", read_only=True)
-        server = start_server(fuse_fd, tree)
+        server = start_server(fuse_fd, serve)
         try:
             look(fuse_fd, server)
         finally:

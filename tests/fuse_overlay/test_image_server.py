@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from fuse_overlay import LayerWriter, Tree, merge_tree, open_tree
-from tests.fuse_overlay.mounting import libc, start_server, with_mount
+from tests.fuse_overlay.mounting import libc, serving, start_server, with_mount
 
 pytestmark = pytest.mark.kernel
 
@@ -79,7 +79,7 @@ def test_the_mounted_tree_is_the_archives(tree: Tree, tmp_path: Path) -> None:
         with pytest.raises(OSError, match="Read-only"):
             (tmp_path / "new").write_text("x")
 
-    with_mount(tree, tmp_path, look)
+    with_mount(serving(tree), tmp_path, look)
 
 
 def test_a_killed_server_is_not_noticed(tree: Tree, tmp_path: Path) -> None:
@@ -107,13 +107,13 @@ def test_a_killed_server_is_not_noticed(tree: Tree, tmp_path: Path) -> None:
         for _ in range(6):
             os.kill(server, signal.SIGKILL)
             os.waitpid(server, 0)
-            server = start_server(fuse_fd, tree, resume=True)
+            server = start_server(fuse_fd, serving(tree), resume=True)
             (tmp_path / "dir/file").stat()
         assert [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in readers] == [0, 0, 0]
         os.kill(server, signal.SIGKILL)
-        start_server(fuse_fd, tree, resume=True)
+        start_server(fuse_fd, serving(tree), resume=True)
 
-    with_mount(tree, tmp_path, look)
+    with_mount(serving(tree), tmp_path, look)
 
 
 def test_kernel_overlayfs_works_on_top(tree: Tree, tmp_path: Path) -> None:
@@ -135,7 +135,7 @@ def test_kernel_overlayfs_works_on_top(tree: Tree, tmp_path: Path) -> None:
         assert (merged / "moved").read_text() == "0"
         assert len(list((merged / "many").iterdir())) == 2999
 
-    with_mount(tree, lower, look)
+    with_mount(serving(tree), lower, look)
 
 
 def test_a_tar_that_shrinks_is_an_error_not_a_crash(layer: Path, tmp_path: Path) -> None:
@@ -153,4 +153,4 @@ def test_a_tar_that_shrinks_is_an_error_not_a_crash(layer: Path, tmp_path: Path)
             (target / "big").read_bytes()
         assert (target / "dir").is_dir()
 
-    with_mount(tree, target, look)
+    with_mount(serving(tree), target, look)
