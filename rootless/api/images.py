@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import traceback
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from datetime import datetime
 from typing import Any
@@ -139,6 +140,9 @@ async def _progress_response(engine: Engine, work: Callable[[Progress], Awaitabl
                 await work(send.send_nowait)
             except RootlessError as error:
                 failure.append(error)
+            except Exception as error:  # a bug must not take the engine with it
+                traceback.print_exc()
+                failure.append(RootlessError(f"internal error: {type(error).__name__}: {error}"))
 
     engine.nursery.start_soon(run)
     try:

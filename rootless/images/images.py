@@ -11,6 +11,7 @@ from typing import Any
 
 import trio
 
+from rootless.images import host
 from rootless.images.image import Image, ImageSource
 from rootless.images.importing import ImportRequest, import_archive, place_name
 from rootless.model import reference
@@ -26,6 +27,7 @@ class Images:
 
     def __init__(self, settings: Settings) -> None:
         self.layout = Layout(settings.data_root)
+        self._host = host.host_image()
         self._settings = settings
 
     async def prepare(self) -> None:
@@ -44,7 +46,7 @@ class Images:
                 found.append(self._image(digest, entries))
             except KeyError:
                 continue
-        return found
+        return [*found, self._host]
 
     def _image(self, manifest_digest: str, entries: Sequence[dict[str, Any]]) -> Image:
         manifest = self.layout.json_blob(manifest_digest)
@@ -94,6 +96,8 @@ class Images:
 
     def source(self, image: Image) -> ImageSource:
         """What to mount for this image."""
+        if image is self._host:
+            return host.host_source()
         tree = self.layout.tree(image.layers)
         return ImageSource(tree.name[:32], "tree", tree, tuple(self.layout.layer(layer) for layer in image.layers))
 
@@ -106,6 +110,8 @@ class Images:
     async def tag(self, image: Image, repository: str, tag: str) -> None:
         """Give an image a further name, taken from another image if that has it. Raises InvalidParameter."""
         name = reference.parse(f"{repository}:{tag}" if tag else repository).name
+        if image is self._host:
+            raise Conflict("the image host is this machine itself: it cannot be given other names, nor its own away")
         await trio.to_thread.run_sync(set_name, self.layout, image.manifest_digest, name)
 
     # ------------------------------------------------------------------------------------------------ removing
@@ -113,6 +119,8 @@ class Images:
         """docker's rmi: a name loses its tag; the last name, or an id, deletes the image. `used_by` are (image id,
         container id) pairs. Raises NotFound, Conflict."""
         image = self.resolve(text)
+        if image is self._host:
+            raise Conflict("conflict: unable to delete host: it is this machine's own root directory")
         by_id = hex_of(image.id).startswith(text.removeprefix("sha256:")) and len(text) >= _MIN_ID_PREFIX
         if by_id and len(image.names) > 1 and not force:
             raise Conflict(
@@ -144,7 +152,7 @@ class Images:
     def collect(self) -> list[str]:
         """Remove blobs, trees and layers that no image needs; returns the diff ids of the layers."""
         with self.layout.changing():  # nobody may name an image meanwhile
-            images = self.all()
+            images = [image for image in self.all() if image is not self._host]
             blobs = {hex_of(image.manifest_digest) for image in images} | {hex_of(image.id) for image in images}
             layers = {hex_of(layer) for image in images for layer in image.layers}
             trees = {self.layout.tree(image.layers).name for image in images}

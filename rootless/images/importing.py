@@ -15,8 +15,9 @@ import trio
 
 from fuse_overlay import Layer, LayerError, LayerWriter, merge_tree
 from rootless.images import changes, compression
+from rootless.images.image import HOST_NAME
 from rootless.model import reference
-from rootless.model.errors import InvalidParameter, RootlessError
+from rootless.model.errors import Conflict, InvalidParameter, RootlessError
 from rootless.store import files
 from rootless.store.layout import NAME_ANNOTATION, Layout
 
@@ -126,6 +127,8 @@ def place_name(entries: list[dict[str, Any]], digest: str, name: str) -> None:
     """Give the entry of `digest` a name; an image that had it becomes untagged (in place)."""
     if not name:
         return
+    if name == HOST_NAME:
+        raise Conflict("the image host is this machine itself: it cannot be given other names, nor its own away")
     for entry in list(entries):
         if (entry.get("annotations") or {}).get(NAME_ANNOTATION) == name:
             others = [e for e in entries if e["digest"] == entry["digest"] and e is not entry]

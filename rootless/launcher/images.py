@@ -48,9 +48,7 @@ class Images:
         """Path of the mounted tree. Raises LaunchRefused, OSError."""
         if (known := self.by_key.get(request.key)) is not None:
             return str(known.path)
-        if request.kind != "tree":
-            raise LaunchRefused("open image", 38, f"images of kind {request.kind!r} cannot be served yet")
-        else:  # a broken index is the caller's error now, not a dead server later
+        if request.kind == "tree":  # a broken index is the caller's error now, not a dead server later
             try:
                 fuse_overlay.open_tree(Path(request.tree), [Path(layer) for layer in request.layers]).close()
             except fuse_overlay.LayerError as error:
@@ -91,6 +89,15 @@ class Images:
         request = image.request
 
         def serve() -> None:
+            if request.kind == "directory":
+                fuse_overlay.serve_directory(
+                    image.fuse_fd,
+                    request.tree,
+                    journal_fd=image.journal_fd,
+                    exclude=request.exclude,
+                    resume=resume,
+                )
+                return
             tree = fuse_overlay.open_tree(Path(request.tree), [Path(layer) for layer in request.layers])
             fuse_overlay.serve_tree(image.fuse_fd, tree, id_count=self._id_count, resume=resume)
 

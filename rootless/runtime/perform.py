@@ -37,6 +37,9 @@ class StepFailed(Exception):
         self.message = message
 
 
+MAX_LINKS = 10
+
+
 class Performer:
     """Performs steps one after the other.
 
@@ -224,8 +227,9 @@ class Performer:
                 return None
             raise
 
-    def _make(self, path: str, *, directory: bool) -> int:
-        """An O_PATH descriptor of a path in the container; what is missing of it is made."""
+    def _make(self, path: str, *, directory: bool, links: int = 0) -> int:
+        """An O_PATH descriptor of a path in the container; what is missing of it is made, also where a link of the
+        image says it should be (resolv.conf is one into /run on many systems)."""
         try:
             return self._resolve(path)
         except FileNotFoundError:
@@ -233,7 +237,7 @@ class Performer:
         parent_path, name = os.path.split(path.rstrip("/"))
         if not name:
             raise OSError(errno.ENOENT, os.strerror(errno.ENOENT), path)
-        parent = self._make(parent_path or "/", directory=True)
+        parent = self._make(parent_path or "/", directory=True, links=links)
         try:
             if directory:
                 os.mkdir(name, 0o755, dir_fd=parent)
@@ -241,7 +245,10 @@ class Performer:
                 create = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
                 os.close(os.open(name, create, 0o644, dir_fd=parent))
         except FileExistsError as error:  # a link to nowhere
-            raise OSError(errno.ENOENT, "the image has a dangling link there", path) from error
+            if links >= MAX_LINKS:
+                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path) from error
+            target = os.path.normpath(os.path.join("/", parent_path, os.readlink(name, dir_fd=parent)))
+            return self._make(target, directory=directory, links=links + 1)
         finally:
             os.close(parent)
         return self._resolve(path)
