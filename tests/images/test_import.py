@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import functools
 import gzip
 import lzma
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -75,7 +76,7 @@ def test_a_broken_archive_leaves_nothing(tmp_path: Path, data: bytes) -> None:
     with pytest.raises(InvalidParameter):
         imported(images, data, "broken")
     assert everything(tmp_path) - before <= {"data/images/lock"}
-    assert images.all() == []
+    assert [image.repo_tags for image in images.all()] == [["host:latest"]]
 
 
 def test_names_move_and_images_go_with_their_last_name(tmp_path: Path) -> None:
@@ -143,3 +144,22 @@ def test_changes(change: str, name: str, value: object) -> None:
 def test_wrong_changes_are_refused(change: str) -> None:
     with pytest.raises(InvalidParameter):
         apply({}, [change])
+
+
+def test_the_built_in_image_stays_as_it_is(tmp_path: Path) -> None:
+    images = store(tmp_path)
+    trio.run(images.prepare)
+    built_in = images.resolve("host")
+    assert images.resolve(built_in.id) is built_in
+    source = images.source(built_in)
+    assert (source.kind, source.tree) == ("directory", Path("/"))
+    assert {"home", "proc", "tmp"} <= set(source.exclude)
+    with pytest.raises(Conflict, match="unable to delete host"):
+        trio.run(functools.partial(images.remove, "host", force=True, used_by=[]))
+    with pytest.raises(Conflict, match="this machine itself"):
+        trio.run(images.tag, built_in, "mine", "")
+    imported(images, TAR, "a")
+    with pytest.raises(Conflict, match="this machine itself"):
+        trio.run(images.tag, images.resolve("a"), "host", "latest")
+    with pytest.raises(Conflict, match="this machine itself"):
+        imported(images, TAR, "host")

@@ -1,0 +1,92 @@
+"""Images through the command line: import, tag, remove, and archives that are broken or hostile."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from tests.busybox import busybox_tar
+from tests.e2e.conftest import Installation
+
+pytestmark = [pytest.mark.e2e, pytest.mark.kernel]
+
+
+def stored(rootless: Installation) -> set[str]:
+    """Every file and directory of the data root, for \"nothing left behind\"."""
+    root = rootless.home / "data"
+    return {str(path.relative_to(root)) for path in root.rglob("*") if path.name not in ("lock", ".lock")}
+
+
+def archive(*entries: tuple[str, bytes, str]) -> bytes:
+    """A tar of (name, type, link name)."""
+    made = io.BytesIO()
+    with tarfile.open(fileobj=made, mode="w") as tar:
+        for name, kind, link in entries:
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = kind, link
+            info.size = 4 if kind == tarfile.REGTYPE else 0
+            tar.addfile(info, io.BytesIO(b"data") if info.size else None)
+    return made.getvalue()
+
+
+def test_import_inspect_and_remove(rootless: Installation) -> None:
+    before = stored(rootless)
+    changes = ["-c", 'CMD ["echo", "made"]', "-c", "ENV A=b", "-c", "WORKDIR /etc", "-m", "a message"]
+    image = rootless.out("import", *changes, "-", "made:1", stdin=gzip.compress(busybox_tar() + bytes(512), 1))
+    assert image.startswith("sha256:")
+    config = json.loads(rootless.out("image", "inspect", "made:1"))[0]["Config"]
+    assert config["Cmd"] == ["echo", "made"]
+    assert "A=b" in config["Env"]
+    assert config["WorkingDir"] == "/etc"
+    assert rootless.out("run", "--rm", "made:1") == "made"
+    rootless("tag", "made:1", "made:2")
+    assert "Untagged: made:2" in rootless.out("rmi", "made:2")
+    assert "Deleted: sha256:" in rootless.out("rmi", "made:1")
+    assert stored(rootless) <= before
+
+
+@pytest.mark.parametrize(
+    ("what", "data"),
+    [
+        ("truncated", busybox_tar()[:300_000]),
+        ("not a tar", b"this is not a tar archive" * 100),
+        ("truncated gzip", gzip.compress(busybox_tar(), 1)[:100_000]),
+        ("outside", archive(("../outside", tarfile.REGTYPE, ""))),
+        ("hard link to nowhere", archive(("a", tarfile.LNKTYPE, "../../etc/passwd"))),
+        ("empty", b""),
+    ],
+)
+def test_a_broken_archive_is_refused_and_leaves_nothing(rootless: Installation, what: str, data: bytes) -> None:
+    before = stored(rootless)
+    done = rootless("import", "-", "broken", stdin=data, check=1)
+    assert done.stdout == b""
+    assert len(done.stderr.decode().strip()) > 10
+    assert stored(rootless) == before
+    assert "broken" not in rootless.out("images")
+
+
+def test_absolute_names_and_links_stay_inside(rootless: Installation, tmp_path: Path) -> None:
+    made = archive(("/absolute", tarfile.REGTYPE, ""), ("link", tarfile.SYMTYPE, str(tmp_path)))
+    rootless("import", "-", "inside", stdin=made)
+    rootless("rmi", "inside")
+    through = archive(("link", tarfile.SYMTYPE, str(tmp_path)), ("link/file", tarfile.REGTYPE, ""))
+    if rootless("import", "-", "through", stdin=through, check=None).returncode == 0:
+        rootless("rmi", "through")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_image_in_use_is_not_removed(rootless: Installation, name: str) -> None:
+    rootless("create", "--name", name, "busybox")
+    done = rootless("rmi", "busybox", check=1)
+    assert "is using" in done.stderr.decode()
+    assert "busybox" in rootless.out("images")
+
+
+def test_unknown_images(rootless: Installation) -> None:
+    assert "No such image: nothing" in rootless("rmi", "nothing", check=1).stderr.decode()
+    assert "No such" in rootless("inspect", "nothing", check=1).stderr.decode()

@@ -1,0 +1,91 @@
+"""kill -9 of the engine and of the image server: the container does not notice, and nothing is forgotten."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.conftest import Installation
+
+pytestmark = [pytest.mark.e2e, pytest.mark.kernel]
+BIG = hashlib.sha256(bytes(range(256)) * (4 << 12)).hexdigest()
+
+
+def own_processes() -> Iterator[tuple[int, str, list[str]]]:
+    """(pid, name, command line) of the processes of this user."""
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                if entry.stat().st_uid == os.getuid():
+                    words = (entry / "cmdline").read_bytes().decode().split("\0")
+                    yield int(entry.name), (entry / "comm").read_text().strip(), words
+            except OSError:
+                continue
+
+
+def engine_pid(rootless: Installation) -> int:
+    return int(rootless.out("system", "status", "--format", "{{.EnginePid}}"))
+
+
+def test_the_engine_killed_while_a_container_runs(rootless: Installation, name: str) -> None:
+    script = "i=0; while [ $i -lt 40 ]; do echo $i; i=$((i+1)); sleep 0.05; done; exit 9"
+    rootless("run", "-d", "--name", name, "busybox", "sh", "-c", script)
+    pid = rootless.out("inspect", "-f", "{{.State.Pid}}", name)
+    os.kill(engine_pid(rootless), signal.SIGKILL)
+    assert rootless.out("inspect", "-f", "{{.State.Pid}} {{.State.Running}}", name) == f"{pid} true"
+    assert rootless.out("exec", name, "echo", "still") == "still"
+    os.kill(engine_pid(rootless), signal.SIGKILL)
+    assert rootless.out("wait", name) == "9"
+    assert rootless.out("logs", name).split() == [str(i) for i in range(40)]
+
+
+def test_the_exit_of_a_container_without_an_engine_is_kept(rootless: Installation, name: str) -> None:
+    rootless("run", "-d", "--name", name, "busybox", "sh", "-c", "sleep 0.3; echo bye; exit 5")
+    pid = int(rootless.out("inspect", "-f", "{{.State.Pid}}", name))
+    os.kill(engine_pid(rootless), signal.SIGKILL)
+    end = time.monotonic() + 20
+    while Path(f"/proc/{pid}").exists() and time.monotonic() < end:
+        time.sleep(0.02)
+    assert rootless.out("wait", name) == "5"
+    assert rootless.out("logs", name) == "bye"
+
+
+def test_the_image_server_killed_in_the_middle_of_reads(rootless: Installation, name: str) -> None:
+    script = "while :; do sha256sum /var/big | cut -d' ' -f1; done"
+    rootless("run", "-d", "--name", name, "busybox", "sh", "-c", script)
+    killed: set[int] = set()
+    end = time.monotonic() + 30
+    while len(killed) < 3 and time.monotonic() < end:
+        for pid, comm, _ in own_processes():
+            if comm.startswith("rl-image") and pid not in killed:
+                os.kill(pid, signal.SIGKILL)
+                killed.add(pid)
+                rootless("exec", name, "sh", "-c", "ls -lR / >/dev/null 2>&1; sha256sum /bin/busybox", timeout=30)
+    assert len(killed) >= 3
+    rootless("stop", "-t", "0", name)
+    sums = rootless.out("logs", name).split()
+    assert sums
+    assert set(sums) == {BIG}
+
+
+def test_an_attached_client_is_told_when_the_engine_dies(rootless: Installation, name: str) -> None:
+    running = subprocess.Popen(
+        [rootless.command, "run", "--name", name, "busybox", "sh", "-c", "echo up; sleep 1000"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=rootless.environment,
+    )
+    assert running.stdout
+    assert running.stdout.readline() == b"up\n"
+    os.kill(engine_pid(rootless), signal.SIGKILL)
+    _, complaint = running.communicate(timeout=30)
+    assert running.returncode != 0
+    assert complaint
+    assert rootless.out("inspect", "-f", "{{.State.Running}}", name) == "true"
