@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """`subnet4` "172.17.0.0/16", `gateway4` "172.17.0.1" (router, NAT and DNS are there). `resolvers` replaces the
-    host's /etc/resolv.conf when given. `host_loopback`: guests may reach the host's loopback at the gateway's address.
-    """
+    """`subnet4` "172.17.0.0/16", `gateway4` "172.17.0.1" (router and NAT are there). `resolvers` replaces the host's
+    /etc/resolv.conf when given. `host_loopback`: guests may reach the host's loopback at the gateway's address.
+    `dns`: whether queries are answered, at `dns4`, or the gateway's address where that is "". Names of endpoints are
+    answered on every network but "bridge"."""
 
     name: str
     subnet4: str
@@ -20,6 +21,12 @@ class NetworkConfig:
     mtu: int = 1500
     host_loopback: bool = False
     resolvers: tuple[str, ...] = ()
+    dns: bool = True
+    dns4: str = ""
+
+    @property
+    def has_names(self) -> bool:
+        return self.name != "bridge"
 
     def as_dict(self) -> dict[str, object]:
         return dataclasses.asdict(self)
@@ -40,6 +47,9 @@ class NetworkConfig:
             raise ValueError(f"mtu {mtu!r} is not from 576 to 65520")
         if not isinstance(resolvers, (list, tuple)):
             raise ValueError("resolvers is not a list")
+        dns4 = str(value.get("dns4", ""))
+        if dns4 and ipaddress.IPv4Address(dns4) not in subnet:
+            raise ValueError(f"resolver {dns4} is not in {subnet}")
         return cls(
             str(value["name"]),
             str(subnet),
@@ -47,4 +57,6 @@ class NetworkConfig:
             mtu,
             bool(value.get("host_loopback", False)),
             tuple(str(ipaddress.ip_address(str(resolver))) for resolver in resolvers),
+            bool(value.get("dns", True)),
+            dns4,
         )

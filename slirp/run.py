@@ -25,6 +25,7 @@ from slirp.devices.tap import HEADER_BYTES
 from slirp.host.endpoint import GATEWAY_MAC, Endpoint
 from slirp.host.poller import READ, Poller
 from slirp.router import Router
+from slirp.stack.switch import claims_only
 
 MAX_FRAME = HEADER_BYTES + 14 + 65536
 FRAME_BATCH = 32
@@ -100,13 +101,24 @@ class Network:
         return {"ok": True}
 
     def _attach(self, command: dict[str, Any], tap: int) -> None:
+        """Raises ValueError; the descriptor is closed then."""
         self._detach(command["endpoint_id"])
-        os.set_blocking(tap, False)
-        mac = bytes.fromhex(command["mac"].replace(":", ""))
-        address = ipaddress.IPv4Interface(command["address4"]).ip.packed
-        names = [str(name) for name in command.get("names") or ()]
+        try:
+            mac = bytes.fromhex(command["mac"].replace(":", ""))
+            address = ipaddress.IPv4Interface(command["address4"]).ip.packed
+            names = [str(name) for name in command.get("names") or ()]
+            if len(mac) != 6 or mac[0] & 1:
+                raise ValueError(f"{command['mac']} is no address of a device")
+            os.set_blocking(tap, False)
+        except BaseException:
+            os.close(tap)
+            raise
+        # addresses are the engine's to give: who had one of these before has gone
+        for other in [e for e in self._endpoints.values() if e.mac == mac or e.address == address]:
+            self._detach(other.endpoint_id)
         endpoint = Endpoint(command["endpoint_id"], tap, mac, address, self._config.mtu, names)
         self._endpoints[endpoint.endpoint_id] = self._by_mac[mac] = endpoint
+        self._router.attach(endpoint)
         self._poller.add(tap, READ, lambda _: self._frames(endpoint))
 
     def _detach(self, endpoint_id: str) -> None:
@@ -129,15 +141,18 @@ class Network:
             except BlockingIOError:
                 break
             except OSError:
-                # the container has gone and its device with it; Detach is on its way
-                self._poller.change(endpoint.tap, 0)
+                # the container has gone and its device with it, which epoll reports for ever; Detach is on its way
+                self._poller.remove(endpoint.tap)
                 break
             destination = buffer[HEADER_BYTES : HEADER_BYTES + 6]
             if length < HEADER_BYTES + _ETHERNET_BYTES or buffer[HEADER_BYTES + 6 : HEADER_BYTES + 12] != mac:
                 continue  # too short, or not its own address
             if destination == GATEWAY_MAC:
                 router.frame(endpoint, view[:length])
-            elif destination[0] & 1:
+                continue
+            if not claims_only(view[HEADER_BYTES:length], mac, endpoint.address):
+                continue
+            if destination[0] & 1:
                 for other in self._endpoints.values():
                     if other is not endpoint:
                         other.write([view[:length]])

@@ -1,8 +1,8 @@
-"""DNS queries of guests to the gateway, over UDP: passed to the host's resolvers, answers passed back.
+"""DNS queries of guests over UDP: answered for names of the network, else passed to the host's resolvers.
 
 Every query has a socket of its own, so its port is as hard to guess as the host's own queries' (RFC 5452). A resolver
-that does not answer is followed by the next; at the end the guest gets SERVFAIL. TCP queries are ordinary flows to a
-resolver (see `router`)."""
+that does not answer is followed by the next; at the end the guest gets SERVFAIL. TCP queries are ordinary flows to the
+resolver that has answered last (see `router`)."""
 
 from __future__ import annotations
 
@@ -12,29 +12,39 @@ import time
 from slirp.host.endpoint import Endpoint
 from slirp.host.poller import READ, Poller
 from slirp.host.resolvers import Resolvers
-from slirp.wire import udp
+from slirp.stack.names import Names
+from slirp.wire import dns, udp
 
 PORT = 53
 TRY_SECONDS = 2.5
 TRIES = 4
-MAX_QUERIES = 256  # of one network
-_SERVFAIL = 2
+MAX_QUERIES = 128  # of one guest
 
 
 class _Query:
     def __init__(self, endpoint: Endpoint, port: int, data: bytes) -> None:
         self.endpoint, self.port, self.data = endpoint, port, data
         self.socket: socket.socket | None = None
+        self.resolver = ""
         self.tries = 0
         self.deadline = 0.0
 
 
 class Dns:
-    """`gateway` is the address the guests ask."""
+    """`address` is the one the guests ask."""
 
-    def __init__(self, poller: Poller, resolvers: Resolvers, gateway: bytes) -> None:
-        self._poller, self._resolvers, self._gateway = poller, resolvers, gateway
+    def __init__(self, poller: Poller, resolvers: Resolvers, address: bytes, names: Names) -> None:
+        self._poller, self._resolvers, self._address, self._names = poller, resolvers, address, names
         self._queries: dict[tuple[bytes, int, bytes], _Query] = {}
+        self._answered_last = ""
+
+    @property
+    def resolver(self) -> str:
+        """The best one, "" where the host has none."""
+        addresses = self._resolvers.addresses()
+        if self._answered_last in addresses:
+            return self._answered_last
+        return addresses[0] if addresses else ""
 
     @property
     def waiting(self) -> bool:
@@ -43,12 +53,17 @@ class Dns:
     def query(self, endpoint: Endpoint, datagram: udp.Datagram) -> None:
         """A guest's question."""
         data = bytes(datagram.payload)
-        if len(data) < 12 or data[2] & 0x80:  # no header, or itself an answer
+        if not dns.is_query(data):
+            return
+        known = self._names.answer(data)
+        if known is not None:
+            endpoint.send_udp(self._address, PORT, datagram.source_port, known)
             return
         key = endpoint.address, datagram.source_port, data[:2]
-        if key in self._queries or len(self._queries) >= MAX_QUERIES:
+        if key in self._queries or endpoint.queries >= MAX_QUERIES:
             return  # asked again while we ask, or a flood: the guest will ask again
         query = self._queries[key] = _Query(endpoint, datagram.source_port, data)
+        endpoint.queries += 1
         self._ask(key, query)
 
     def _ask(self, key: tuple[bytes, int, bytes], query: _Query) -> None:
@@ -64,7 +79,7 @@ class Dns:
                 sock = socket.socket(family, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
             except OSError:
                 continue
-            query.socket = sock
+            query.socket, query.resolver = sock, address
             try:
                 sock.connect(target)
                 sock.send(query.data)
@@ -74,7 +89,7 @@ class Dns:
             query.deadline = time.monotonic() + TRY_SECONDS
             self._poller.add(sock.fileno(), READ, lambda _: self._ready(key, query))
             return
-        self._answer(key, query, failure(query.data))
+        self._answer(key, query, dns.failure(query.data))
 
     def _ready(self, key: tuple[bytes, int, bytes], query: _Query) -> None:
         if query.socket is None:
@@ -86,13 +101,13 @@ class Dns:
         except OSError:  # the resolver's port is closed
             self._ask(key, query)
             return
-        if len(data) >= 12 and data[:2] == query.data[:2] and data[2] & 0x80:
+        if len(data) >= dns.HEADER_BYTES and data[:2] == query.data[:2] and data[2] & 0x80:
+            self._answered_last = query.resolver
             self._answer(key, query, data)
 
     def _answer(self, key: tuple[bytes, int, bytes], query: _Query, data: bytes) -> None:
-        self._close(query)
-        self._queries.pop(key, None)
-        query.endpoint.send_udp(self._gateway, PORT, query.port, data)
+        self._end(key, query)
+        query.endpoint.send_udp(self._address, PORT, query.port, data)
 
     def tick(self, now: float) -> None:
         for key, query in list(self._queries.items()):
@@ -102,17 +117,15 @@ class Dns:
     def forget(self, endpoint: Endpoint) -> None:
         for key, query in list(self._queries.items()):
             if query.endpoint is endpoint:
-                self._close(query)
-                del self._queries[key]
+                self._end(key, query)
+
+    def _end(self, key: tuple[bytes, int, bytes], query: _Query) -> None:
+        self._close(query)
+        if self._queries.pop(key, None) is not None:
+            query.endpoint.queries -= 1
 
     def _close(self, query: _Query) -> None:
         if query.socket is not None:
             self._poller.remove(query.socket.fileno())
             query.socket.close()
             query.socket = None
-
-
-def failure(query: bytes) -> bytes:
-    """SERVFAIL for a query: its header and question, the answer bit, no records (RFC 1035 4.1.1)."""
-    flags = bytes([(query[2] & 0x79) | 0x80, 0x80 | _SERVFAIL])
-    return query[:2] + flags + query[4:6] + bytes(6) + query[12:]

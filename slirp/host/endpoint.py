@@ -12,7 +12,7 @@ GATEWAY_MAC = bytes.fromhex("020000000001")
 
 
 class Endpoint:
-    """`mtu` bounds the segments told to the guest; `flows` and `datagrams` count what it has open."""
+    """`mtu` bounds the segments told to the guest; `flows`, `datagrams` and `queries` count what it has open."""
 
     def __init__(self, endpoint_id: str, tap: int, mac: bytes, address: bytes, mtu: int, names: list[str]) -> None:
         self.endpoint_id = endpoint_id
@@ -25,6 +25,7 @@ class Endpoint:
         self.fragments = Fragments()
         self.flows = 0
         self.datagrams = 0
+        self.queries = 0
         self.ethernet = ethernet.HEADER.pack(mac, GATEWAY_MAC, ethernet.IPV4)
         self._plain = virtio.PLAIN + self.ethernet
 
@@ -46,3 +47,9 @@ class Endpoint:
 
     def send_icmp(self, source: bytes, message: icmp.Message) -> None:
         self.send_ipv4(source, ipv4.ICMP, message.emit())
+
+    def send_unreachable(self, code: int, packet: ipv4.Packet) -> None:
+        """ICMP destination unreachable about a packet of the guest's, from where it was going (RFC 792)."""
+        payload = packet.payload
+        head = ipv4.emit_header(self.address, packet.destination, packet.protocol, len(payload))
+        self.send_icmp(packet.destination, icmp.unreachable(code, head + bytes(payload[:8])))

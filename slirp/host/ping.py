@@ -5,7 +5,6 @@ from __future__ import annotations
 import socket
 import time
 
-from slirp.host import udp
 from slirp.host.endpoint import Endpoint
 from slirp.host.poller import READ, Poller
 from slirp.wire import icmp, ipv4
@@ -33,13 +32,13 @@ class Pings:
         key = endpoint.address, message.identifier
         pinger = self._pingers.get(key) or self._open(key, endpoint, message.identifier)
         if pinger is None:
-            udp.refuse(endpoint, packet, icmp.ADMINISTRATIVELY_PROHIBITED)
+            endpoint.send_unreachable(icmp.ADMINISTRATIVELY_PROHIBITED, packet)
             return
         pinger.last_used = time.monotonic()
         try:
             pinger.socket.sendto(message.emit(), (socket.inet_ntoa(packet.destination), 0))
         except OSError:
-            udp.refuse(endpoint, packet, icmp.HOST_UNREACHABLE)
+            endpoint.send_unreachable(icmp.HOST_UNREACHABLE, packet)
 
     def _open(self, key: tuple[bytes, int], endpoint: Endpoint, identifier: int) -> _Pinger | None:
         if len(self._pingers) >= MAX_SOCKETS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from slirp.host.tcp import Connections
 from slirp.host.udp import Datagrams
 
 ACCEPT_BATCH = 64
+_NO_MEMORY = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
 @dataclass
@@ -29,6 +31,7 @@ class PublishedPorts:
     ) -> None:
         self._poller, self._connections, self._datagrams, self._source = poller, connections, datagrams, source
         self._by_id: dict[str, _Published] = {}
+        self._waiting: list[_Published] = []
 
     def publish(self, publish_id: str, endpoint: Endpoint, guest_port: int, protocol: str, fd: int) -> None:
         """The descriptor becomes ours: a listening TCP socket or a bound UDP one. Raises ValueError."""
@@ -48,8 +51,11 @@ class PublishedPorts:
         for _ in range(ACCEPT_BATCH):
             try:
                 sock, address = published.socket.accept()
-            except OSError:
-                return  # none left, or no descriptor left: the client waits in the backlog
+            except OSError as error:
+                if error.errno in _NO_MEMORY:  # the client waits in the backlog, and we do not spin
+                    self._poller.change(published.socket.fileno(), 0)
+                    self._waiting.append(published)
+                return
             sock.setblocking(False)
             source = self._source(address[0])
             self._connections.connect(published.endpoint, sock, source, address[1], published.guest_port)
@@ -62,6 +68,17 @@ class PublishedPorts:
             self._datagrams.unpublish(published.endpoint, published.guest_port, published.socket)
         self._poller.remove(published.socket.fileno())
         published.socket.close()
+
+    @property
+    def waiting(self) -> bool:
+        """Whether a port waits for descriptors to be free."""
+        return bool(self._waiting)
+
+    def tick(self) -> None:
+        for published in self._waiting:
+            if published.socket.fileno() >= 0:
+                self._poller.change(published.socket.fileno(), READ)
+        self._waiting.clear()
 
     def forget(self, endpoint: Endpoint) -> None:
         for publish_id in [key for key, published in self._by_id.items() if published.endpoint is endpoint]:

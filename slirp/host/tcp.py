@@ -17,7 +17,7 @@ from slirp.host.endpoint import Endpoint
 from slirp.host.poller import FAILED, READ, WRITE, Poller
 from slirp.stack import tcp_flow
 from slirp.stack.tcp_flow import Flow, HostReset
-from slirp.wire import ipv4, tcp, virtio
+from slirp.wire import icmp, ipv4, tcp, virtio
 from slirp.wire.checksum import checksum, fold, ones_sum, pseudo_sum
 
 MAX_FLOWS = 4096  # of one guest
@@ -28,6 +28,13 @@ _HEADER_BYTES = _HEADERS.size  # of IPv4 and TCP without options
 _TCP_START = 14 + 20
 _PLAIN = virtio.partial(_TCP_START, 16)
 _ENDED = (tcp_flow.CLOSED, tcp_flow.LINGERING)
+_UNREACHABLE = {  # what connect(2) says -> what a router would have said (RFC 792, RFC 1812 5.2.7.1)
+    errno.ENETUNREACH: icmp.NET_UNREACHABLE,
+    errno.EHOSTUNREACH: icmp.HOST_UNREACHABLE,
+    errno.ETIMEDOUT: icmp.HOST_UNREACHABLE,
+    errno.EACCES: icmp.ADMINISTRATIVELY_PROHIBITED,
+    errno.EPERM: icmp.ADMINISTRATIVELY_PROHIBITED,
+}
 
 
 class Connection:
@@ -171,6 +178,19 @@ class Connection:
             self._watched = True
             self._connections.poller.add(self._socket.fileno(), self._events, self.ready)
 
+    def refused(self, number: int) -> None:
+        """connect(2) has failed with this errno."""
+        code = _UNREACHABLE.get(number)
+        if code is None:
+            self.flow.host_refused()
+            return
+        sequence = (self.flow.receive_next - 1) & 0xFFFFFFFF  # of the guest's SYN, by which it knows it again
+        syn = tcp.emit_header(self.guest_port, self.remote_port, sequence, 0, tcp.SYN, 0)
+        self.flow.host_unreachable()
+        self.endpoint.send_unreachable(
+            code, ipv4.Packet(self.endpoint.address, self.remote, ipv4.TCP, ipv4.TTL, 0, 0, memoryview(syn))
+        )
+
     def ready(self, events: int) -> None:
         """The socket's turn."""
         now = time.monotonic()
@@ -178,7 +198,7 @@ class Connection:
         if flow.state == tcp_flow.CONNECTING:
             failure = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) if self._socket else errno.EPIPE
             if failure:
-                flow.host_refused()
+                self.refused(failure)
             elif events & WRITE:
                 flow.host_connected(now)
         else:
@@ -244,7 +264,8 @@ class Connections:
             refuse(endpoint, packet, segment)
             return
         try:
-            sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+            family = socket.AF_INET6 if ":" in target[0] else socket.AF_INET  # a resolver may have either
+            sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         except OSError:
             refuse(endpoint, packet, segment)
             return
@@ -265,8 +286,8 @@ class Connections:
             sock.connect(target)
         except BlockingIOError:
             pass
-        except OSError:
-            connection.flow.host_refused()
+        except OSError as error:
+            connection.refused(error.errno or errno.EIO)
             self.touched(connection)
             return
         connection.watch()
@@ -274,12 +295,8 @@ class Connections:
     # ------------------------------------------------------------------------------------------------ from the host
     def connect(self, endpoint: Endpoint, sock: socket.socket, source: bytes, port: int, guest_port: int) -> None:
         """A connection that a published port has accepted, seen by the guest as from `source`:`port`."""
-        key = endpoint.address + source + struct.pack("!HH", guest_port, port)
-        known = self._by_key.get(key)
-        if known is not None and known.flow.state in _ENDED:
-            self._drop(known)
-            known = None
-        if known is not None or endpoint.flows >= MAX_FLOWS:
+        key, port = self._free_port(endpoint.address + source, guest_port, port)
+        if not key or endpoint.flows >= MAX_FLOWS:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_LINGER)
             sock.close()
             return
@@ -290,6 +307,19 @@ class Connections:
         connection.watch()
         connection.flow.connect(now)
         self.touched(connection)
+
+    def _free_port(self, addresses: bytes, guest_port: int, port: int) -> tuple[bytes, int]:
+        """The client's own port, or one near it: clients of several loopback addresses are one host to the guest."""
+        for step in range(64):
+            candidate = (port + step) % 65536 or 1
+            key = addresses + struct.pack("!HH", guest_port, candidate)
+            known = self._by_key.get(key)
+            if known is not None and known.flow.state in _ENDED:
+                self._drop(known)
+                known = None
+            if known is None:
+                return key, candidate
+        return b"", port
 
     # ------------------------------------------------------------------------------------------------ bookkeeping
     def _add(self, connection: Connection) -> None:

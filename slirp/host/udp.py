@@ -1,7 +1,8 @@
 """UDP of one network: a socket of the host's for every port a guest sends from, and one for every published port.
 
-A guest's port is one socket whatever it sends to (endpoint-independent mapping, RFC 4787), so answers may come from
-anywhere and keep their source. What the host is told about lost datagrams (IP_RECVERR) becomes ICMP for the guest."""
+A guest's port is one socket whatever it sends to (endpoint-independent mapping, RFC 4787 4.1). It takes datagrams from
+every address it has sent to (address-dependent filtering, 5) and keeps their real source. What the host is told about
+lost datagrams (IP_RECVERR) becomes ICMP for the guest."""
 
 from __future__ import annotations
 
@@ -17,6 +18,7 @@ from slirp.wire import icmp, ipv4, udp
 
 MAX_MAPPINGS = 512  # of one guest
 IDLE_SECONDS = 120.0  # RFC 4787 4.3: two minutes at least
+MAX_ASKED = 4096  # addresses a mapping remembers
 BATCH = 32
 IP_RECVERR = 11  # include/uapi/linux/in.h
 _EXTENDED_ERROR = struct.Struct("IBBBBII")  # struct sock_extended_err
@@ -29,6 +31,7 @@ class _Mapping:
 
     def __init__(self, endpoint: Endpoint, port: int, sock: socket.socket, now: float) -> None:
         self.endpoint, self.port, self.socket, self.last_used = endpoint, port, sock, now
+        self.asked: set[str] = set()  # addresses sent to
 
 
 class Datagrams:
@@ -58,16 +61,20 @@ class Datagrams:
                 return
         target = self._target(packet.destination, datagram.destination_port)
         if target is None:
-            refuse(endpoint, packet, icmp.ADMINISTRATIVELY_PROHIBITED)
+            endpoint.send_unreachable(icmp.ADMINISTRATIVELY_PROHIBITED, packet)
             return
         mapping = self._mappings.get((endpoint.address, port)) or self._map(endpoint, port)
         if mapping is None:
-            refuse(endpoint, packet, icmp.HOST_UNREACHABLE)
+            endpoint.send_unreachable(icmp.HOST_UNREACHABLE, packet)
             return
         mapping.last_used = time.monotonic()
+        if target[0] not in mapping.asked:
+            if len(mapping.asked) >= MAX_ASKED:
+                mapping.asked.clear()
+            mapping.asked.add(target[0])
         failure = _send(mapping.socket, datagram.payload, target)
         if failure in (errno.ENETUNREACH, errno.EHOSTUNREACH):
-            refuse(endpoint, packet, icmp.HOST_UNREACHABLE)
+            endpoint.send_unreachable(icmp.HOST_UNREACHABLE, packet)
 
     def _map(self, endpoint: Endpoint, port: int) -> _Mapping | None:
         if endpoint.datagrams >= MAX_MAPPINGS:
@@ -84,7 +91,6 @@ class Datagrams:
         return mapping
 
     def _ready(self, mapping: _Mapping, events: int) -> None:
-        mapping.last_used = time.monotonic()
         if events & FAILED:
             self._failures(mapping)
         for _ in range(BATCH):
@@ -92,7 +98,9 @@ class Datagrams:
                 data, (host, port) = mapping.socket.recvfrom(65535)
             except OSError:
                 return
-            mapping.endpoint.send_udp(self._source(host), port, mapping.port, data)
+            if host in mapping.asked:
+                mapping.last_used = time.monotonic()
+                mapping.endpoint.send_udp(self._source(host), port, mapping.port, data)
 
     def _failures(self, mapping: _Mapping) -> None:
         """ICMP errors that the host got for datagrams of this mapping."""
@@ -166,9 +174,3 @@ def _send(sock: socket.socket, payload: memoryview, target: tuple[str, int]) -> 
         except OSError as error:
             number = error.errno or errno.EIO
     return number
-
-
-def refuse(endpoint: Endpoint, packet: ipv4.Packet, code: int) -> None:
-    """ICMP destination unreachable, about this packet."""
-    start = ipv4.emit_header(packet.source, packet.destination, packet.protocol, len(packet.payload))
-    endpoint.send_icmp(packet.destination, icmp.unreachable(code, start + bytes(packet.payload[:8])))

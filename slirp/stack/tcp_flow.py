@@ -182,6 +182,10 @@ class Flow:
         self._guest.transmit(RST | ACK, 0, self.receive_next, 0, b"", b"", self._mss)
         self._close(reset=False)
 
+    def host_unreachable(self) -> None:
+        """There is no way: whoever owns the flow tells the guest by ICMP."""
+        self._close(reset=False)
+
     def connect(self, now: float) -> None:
         """Open towards the guest, for a connection that the host has accepted."""
         self.state = SYN_SENT

@@ -1,0 +1,238 @@
+"""A host and its guests as network namespaces: real kernels on both sides of a network, and nothing outside.
+
+The host's namespace has loopback and a device with an address that stands for the world outside; the network process
+runs there. Sockets are made inside by a helper process and handed out: a socket belongs to the namespace it was made
+in, whoever uses it."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import socket
+import struct
+import sys
+from pathlib import Path
+from typing import Any
+
+import slirp
+
+TOP = Path(__file__).parent.parent.parent
+OUTSIDE = "192.0.2.1"  # an address of the host's that is not loopback
+GATEWAY = "10.77.0.1"
+STREAM = socket.SOCK_STREAM
+_CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000
+
+
+def _unshare(flags: int) -> None:
+    library = ctypes.CDLL(None, use_errno=True)
+    if library.unshare(flags):
+        raise OSError(ctypes.get_errno(), "unshare")
+
+
+class Place:
+    """A process in a network namespace of its own, asked for sockets. `prepare` runs there first."""
+
+    def __init__(self, flags: int, channel: tuple[socket.socket, socket.socket], pid: int) -> None:
+        self._channel, other = channel
+        self.pid = pid
+        other.close()
+
+    def ask(self, **request: Any) -> list[int]:
+        """Descriptors. Raises OSError."""
+        self._channel.send(json.dumps(request).encode())
+        data, descriptors, _, _ = socket.recv_fds(self._channel, 65536, 2)
+        if data != b"ok":
+            raise OSError(data.decode())
+        return descriptors
+
+    def socket(self, kind: int = STREAM, protocol: int = 0, family: int = socket.AF_INET) -> socket.socket:
+        (fd,) = self.ask(do="socket", family=int(family), kind=int(kind), protocol=protocol)
+        made = socket.socket(fileno=fd)
+        made.settimeout(10)
+        return made
+
+    def connect(self, address: str, port: int) -> socket.socket:
+        made = self.socket()
+        try:
+            made.connect((address, port))
+        except BaseException:
+            made.close()
+            raise
+        return made
+
+    def listen(self, address: str, port: int = 0, kind: int = STREAM) -> socket.socket:
+        made = self.socket(kind)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        made.bind((address, port))
+        if kind == socket.SOCK_STREAM:
+            made.listen(64)
+        return made
+
+    def close(self) -> None:
+        self._channel.close()
+        os.waitpid(self.pid, 0)
+
+
+class Guest(Place):
+    address: str
+    mac: str
+    tap: int
+
+    def packet_socket(self) -> socket.socket:
+        """Takes and sends whole frames on the guest's device."""
+        made = self.socket(socket.SOCK_RAW, 0, socket.AF_PACKET)
+        made.bind(("tap0", 3))  # ETH_P_ALL
+        return made
+
+
+class Lab:
+    """A network with its host."""
+
+    def __init__(self, **config: Any) -> None:
+        self.config = slirp.NetworkConfig.from_dict(
+            {"name": "lab", "subnet4": "10.77.0.0/16", "gateway4": GATEWAY, **config}
+        )
+        self.guests: list[Guest] = []
+        self.host = _place(Place, _CLONE_NEWUSER | _CLONE_NEWNET, None)
+        self.host.ask(do="host")
+        (control,) = self.host.ask(do="network", config=self.config.as_dict())
+        self.control = socket.socket(fileno=control)
+        self.control.settimeout(10)
+
+    def guest(self, names: tuple[str, ...] = ()) -> Guest:
+        number = len(self.guests) + 2
+        guest = _place(Guest, _CLONE_NEWNET, self.host)
+        guest.address, guest.mac = f"10.77.0.{number}", f"02:42:0a:4d:00:{number:02x}"
+        (guest.tap,) = guest.ask(do="guest", mac=guest.mac, mtu=self.config.mtu, address=f"{guest.address}/16")
+        self.guests.append(guest)
+        self.command(
+            [guest.tap],
+            type="Attach",
+            endpoint_id=guest.address,
+            mac=guest.mac,
+            address4=f"{guest.address}/16",
+            names=names,
+        )
+        return guest
+
+    def command(self, descriptors: list[int], **command: Any) -> None:
+        socket.send_fds(self.control, [json.dumps(command).encode()], descriptors)
+        answer = json.loads(self.control.recv(65536))
+        assert answer == {"ok": True}, answer
+
+    def publish(self, guest: Guest, guest_port: int, sock: socket.socket, publish_id: str = "p") -> tuple[str, int]:
+        """Where it is now; the socket is the network's."""
+        protocol = "tcp" if sock.type == socket.SOCK_STREAM else "udp"
+        where: tuple[str, int] = sock.getsockname()
+        self.command(
+            [sock.fileno()],
+            type="Publish",
+            publish_id=publish_id,
+            endpoint_id=guest.address,
+            guest_port=guest_port,
+            protocol=protocol,
+            host_ip=where[0],
+            host_port=where[1],
+        )
+        sock.close()
+        return where
+
+    def close(self) -> None:
+        self.control.close()
+        for guest in self.guests:
+            os.close(guest.tap)
+            guest.close()
+        self.host.close()
+
+
+def _place(kind: Any, flags: int, inside: Place | None) -> Any:
+    """Fork the helper, itself a new program: pytest's threads must not be forked. Guests are children of pytest in the
+    host's user namespace."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    theirs.set_inheritable(True)
+    arguments = [sys.executable, __file__, str(theirs.fileno()), str(flags), str(inside.pid if inside else 0)]
+    environment = {**os.environ, "PYTHONPATH": str(TOP)}
+    pid = os.posix_spawn(sys.executable, arguments, environment)
+    made = kind(flags, (ours, theirs), pid)
+    made.ask(do="nothing")
+    return made
+
+
+# ------------------------------------------------------------------------------------------------ in the namespace
+def _helper(channel: socket.socket) -> None:
+    """Serve `Place.ask`."""
+    while data := channel.recv(65536):
+        request = json.loads(data)
+        try:
+            made = globals()[f"_do_{request.pop('do')}"](**request)
+        except OSError as error:
+            channel.send(str(error).encode())
+            continue
+        socket.send_fds(channel, [b"ok"], made)
+        for fd in made:
+            os.close(fd)
+
+
+def _do_nothing() -> list[int]:
+    return []
+
+
+def _do_socket(family: int, kind: int, protocol: int) -> list[int]:
+    return [socket.socket(family, kind, protocol).detach()]
+
+
+def _do_host() -> list[int]:
+    """Loopback, the address outside, and the right to ping."""
+    slirp.loopback_up()
+    device = slirp.open_tap("out0")  # stays open with the process
+    os.set_inheritable(device, False)
+    slirp.configure_guest("out0", "02:00:00:00:00:99", 1500, f"{OUTSIDE}/24", "")
+    Path("/proc/sys/net/ipv4/ping_group_range").write_text("0 0")
+    return []
+
+
+def _do_guest(mac: str, mtu: int, address: str) -> list[int]:
+    slirp.loopback_up()
+    tap = slirp.open_tap("tap0")
+    slirp.configure_guest("tap0", mac, mtu, address, GATEWAY)
+    Path("/proc/sys/net/ipv4/ping_group_range").write_text("0 0")
+    return [tap]
+
+
+def _do_network(config: dict[str, Any]) -> list[int]:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    if os.fork() == 0:
+        ours.close()
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        try:
+            slirp.run_network(slirp.NetworkConfig.from_dict(config), theirs)
+        finally:
+            os._exit(0)
+    theirs.close()
+    return [ours.detach()]
+
+
+def _main() -> None:
+    channel = socket.socket(fileno=int(sys.argv[1]))
+    flags, inside = int(sys.argv[2]), int(sys.argv[3])
+    uid, gid = os.getuid(), os.getgid()
+    if inside:
+        library = ctypes.CDLL(None, use_errno=True)
+        fd = os.open(f"/proc/{inside}/ns/user", os.O_RDONLY)
+        if library.setns(fd, _CLONE_NEWUSER):
+            raise OSError(ctypes.get_errno(), "setns")
+        os.close(fd)
+    _unshare(flags)
+    if flags & _CLONE_NEWUSER:
+        Path("/proc/self/setgroups").write_text("deny")
+        Path("/proc/self/uid_map").write_text(f"0 {uid} 1")
+        Path("/proc/self/gid_map").write_text(f"0 {gid} 1")
+    _helper(channel)
+
+
+RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+
+if __name__ == "__main__":
+    _main()
