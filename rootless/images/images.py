@@ -13,7 +13,8 @@ import trio
 
 from rootless.images import host
 from rootless.images.image import Image, ImageSource
-from rootless.images.importing import ImportRequest, import_archive, place_name
+from rootless.images.importing import ImportRequest, import_archive
+from rootless.images.storing import place_name
 from rootless.model import reference
 from rootless.model.errors import Conflict, InvalidParameter, NotFound
 from rootless.settings import Settings

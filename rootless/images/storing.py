@@ -1,0 +1,161 @@
+"""From layers that stream in to an image that is visible: what import, load and pull have in common. Blocking.
+
+Nothing is visible before `place_image` writes the entry; what was made by then lies in a staging directory."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fuse_overlay import Layer, LayerError, LayerWriter, merge_tree
+from rootless.images import compression
+from rootless.images.image import HOST_NAME
+from rootless.model.errors import Conflict, InvalidParameter, RootlessError
+from rootless.store import files
+from rootless.store.layout import NAME_ANNOTATION, Layout, hex_of
+
+OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+OCI_CONFIG = "application/vnd.oci.image.config.v1+json"
+OCI_LAYER = "application/vnd.oci.image.layer.v1.tar"
+
+
+class LayerBeingStored:
+    """A layer's tar, plain or compressed, written with its index to `directory`. write() pieces, then finish().
+
+    Both raise InvalidParameter (archive) and RootlessError (disk)."""
+
+    def __init__(self, directory: Path) -> None:
+        directory.mkdir()
+        self.directory = directory
+        self.digest = hashlib.sha256()  # of what came in
+        self.received = 0
+        self._writer = LayerWriter(directory)
+        self._first = b""
+        self._unpacker: compression.Unpacker | None = None
+
+    def write(self, data: bytes) -> None:
+        self.digest.update(data)
+        self.received += len(data)
+        if self._unpacker is None:
+            self._first += data
+            if len(self._first) < compression.MAGIC_BYTES:
+                return
+            self._unpacker = compression.unpacker(compression.detect(self._first))
+            data = self._first
+        try:
+            self._writer.write(self._unpacker.unpack(data))
+        except (LayerError, OSError) as error:
+            raise explained(error) from error
+
+    def finish(self) -> Layer:
+        try:
+            if self._unpacker is None:
+                self._writer.write(self._first)
+            else:
+                self._unpacker.finish()
+            return self._writer.finish()
+        except (LayerError, OSError) as error:
+            raise explained(error) from error
+
+    def abort(self) -> None:
+        self._writer.abort()
+
+
+def parse_json(data: bytes, what: str) -> dict[str, Any]:
+    """Raises InvalidParameter saying what is no JSON object."""
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise InvalidParameter(f"{what} is not valid JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise InvalidParameter(f"{what} is not a JSON object")
+    return value
+
+
+def diff_ids(config: Mapping[str, Any]) -> list[str]:
+    """Of an image configuration (image-spec, config.md). Raises InvalidParameter where it has none that can be."""
+    rootfs = config.get("rootfs")
+    found = rootfs.get("diff_ids") if isinstance(rootfs, dict) else None
+    if not isinstance(found, list) or not all(isinstance(one, str) for one in found):
+        raise InvalidParameter("the image's configuration lists no layers (rootfs.diff_ids)")
+    for one in found:
+        hex_of(one)
+    if not isinstance(config.get("config") or {}, dict):
+        raise InvalidParameter("the image's configuration has a `config` that is not an object")
+    return found
+
+
+def place_image(
+    layout: Layout, made: Mapping[str, Path], config: bytes, manifest: bytes, names: Sequence[str], staging: Path
+) -> str:
+    """Layers (diff id to directory), tree, blobs, and at last the entries that make them an image; returns its id.
+
+    Under the lock, see Images.collect. Raises InvalidParameter, Conflict (name), RootlessError (disk)."""
+    layers = diff_ids(parse_json(config, "the image's configuration"))
+    try:
+        with layout.changing() as entries:
+            for diff_id, directory in made.items():
+                layout.place_layer(directory, diff_id)
+            if missing := [layer for layer in layers if not layout.layer(layer).exists()]:
+                raise RootlessError(f"layer {missing[0]} was removed meanwhile; try again")
+            tree = layout.tree(layers)
+            if not tree.exists():
+                merge_tree([layout.layer(layer) for layer in layers], staging / "tree")
+                (staging / "tree").rename(tree)
+                files.sync_directory(tree.parent)
+            config_digest = layout.put_blob(config)
+            digest = layout.put_blob(manifest)
+            if not any(entry["digest"] == digest for entry in entries):
+                entries.append({"mediaType": OCI_MANIFEST, "digest": digest, "size": len(manifest)})
+            for name in names:
+                place_name(entries, digest, name)
+    except (LayerError, OSError) as error:
+        raise explained(error) from error
+    return config_digest
+
+
+def plain_manifest(config: bytes, layers: Sequence[tuple[str, int]]) -> bytes:
+    """An OCI manifest over layers that are kept as plain tars: (digest, bytes)."""
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": OCI_MANIFEST,
+        "config": {
+            "mediaType": OCI_CONFIG,
+            "digest": f"sha256:{hashlib.sha256(config).hexdigest()}",
+            "size": len(config),
+        },
+        "layers": [{"mediaType": OCI_LAYER, "digest": digest, "size": size} for digest, size in layers],
+    }
+    return json.dumps(manifest).encode()
+
+
+def place_name(entries: list[dict[str, Any]], digest: str, name: str) -> None:
+    """Give the entry of `digest` a name; an image that had it becomes untagged (in place)."""
+    if not name:
+        return
+    if name == HOST_NAME:
+        raise Conflict("the image host is this machine itself: it cannot be given other names, nor its own away")
+    for entry in list(entries):
+        if (entry.get("annotations") or {}).get(NAME_ANNOTATION) == name:
+            if entry["digest"] == digest:
+                return
+            others = [e for e in entries if e["digest"] == entry["digest"] and e is not entry]
+            if others:
+                entries.remove(entry)
+            else:
+                entry.pop("annotations")
+    bare = next(entry for entry in entries if entry["digest"] == digest)
+    if bare.get("annotations"):
+        entries.append({**bare, "annotations": {NAME_ANNOTATION: name}})
+    else:
+        bare["annotations"] = {NAME_ANNOTATION: name}
+
+
+def explained(error: LayerError | OSError) -> RootlessError:
+    if isinstance(error, LayerError):
+        return InvalidParameter(str(error))
+    where = f" ({error.filename})" if error.filename else ""
+    return RootlessError(f"cannot store the image: {error.strerror}{where}")
