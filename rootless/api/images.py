@@ -98,7 +98,7 @@ async def create(engine: Engine, request: Request, parameters: dict[str, str]) -
     platform = query.get("platform", "")
 
     async def pull(progress: Progress) -> None:
-        await engine.images.pull(wanted, platform, auth, progress)  # type: ignore[attr-defined]
+        await engine.images.pull(wanted, platform, auth, progress)
         engine.events.emit("image", "pull", wanted.familiar, {"name": wanted.familiar})
 
     return await _progress_response(engine, pull)
@@ -116,7 +116,7 @@ async def _import(engine: Engine, request: Request, asked: ImportRequest) -> Str
 
 async def load(engine: Engine, request: Request, parameters: dict[str, str]) -> StreamResponse:
     messages: list[dict[str, Any]] = []
-    await engine.images.load(request.chunks(), messages.append)  # type: ignore[attr-defined] # the whole body is read before we answer
+    await engine.images.load(request.chunks(), messages.append)  # the whole body is read before we answer
     engine.events.emit("image", "load", "", {})
 
     async def done() -> AsyncGenerator[bytes, None]:

@@ -6,7 +6,7 @@ Called by the engine. Everything that waits for a disk is done in worker threads
 from __future__ import annotations
 
 import shutil
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from typing import Any
 
 import trio
@@ -21,6 +21,7 @@ from rootless.settings import Settings
 from rootless.store.layout import NAME_ANNOTATION, Layout, hex_of
 
 _MIN_ID_PREFIX = 4
+Progress = Callable[[dict[str, Any]], None]
 
 
 class Images:
@@ -107,6 +108,20 @@ class Images:
         """A root file system's tar, plain or compressed, as an image. Raises InvalidParameter, RootlessError."""
         image_id = await import_archive(self.layout, chunks, request)
         return self.resolve(image_id)
+
+    async def load(self, chunks: AsyncIterator[bytes], progress: Progress) -> None:
+        """The images of a `docker save` or OCI archive. Raises InvalidParameter, RootlessError."""
+        from rootless.images.loading import load_archive
+
+        await load_archive(self.layout, chunks, progress)
+
+    async def pull(
+        self, wanted: reference.Reference, platform: str, auth: dict[str, str] | None, progress: Progress
+    ) -> None:
+        """An image from its registry. Raises NotFound, InvalidParameter (damaged), RootlessError."""
+        from rootless.images.pulling import pull_image  # httpx: 100 ms that only a pull pays
+
+        await pull_image(self.layout, self._settings, wanted, platform, auth, progress)
 
     async def tag(self, image: Image, repository: str, tag: str) -> None:
         """Give an image a further name, taken from another image if that has it. Raises InvalidParameter."""

@@ -83,7 +83,7 @@ def diff_ids(config: Mapping[str, Any]) -> list[str]:
         raise InvalidParameter("the image's configuration lists no layers (rootfs.diff_ids)")
     for one in found:
         hex_of(one)
-    if not isinstance(config.get("config") or {}, dict):
+    if config.get("config") is not None and not isinstance(config["config"], dict):
         raise InvalidParameter("the image's configuration has a `config` that is not an object")
     return found
 
