@@ -10,4 +10,4 @@ test:
 	./tests/run
 
 bench:
-	$(PYTHON) -m tests.bench
+	$(PYTHON) -m tests.bench --tar "$(TAR)"  # TAR: a Debian tree, see docs/measurements.md

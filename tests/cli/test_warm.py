@@ -7,6 +7,7 @@ import os
 import resource
 import select
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -186,3 +187,13 @@ def test_a_client_that_is_killed_takes_the_command_with_it(runtime_dir: Path) ->
 def test_the_script_is_the_one_that_is_installed() -> None:
     assert SCRIPT.read_text().startswith("#!python\n")
     assert os.access(SCRIPT, os.X_OK)
+
+
+def test_a_server_that_is_just_leaving(tmp_path: Path) -> None:
+    """It takes the connection and ends before a command has begun: the command line runs here."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "warm.sock"))
+        listener.listen()
+        process = warm(tmp_path, "where")
+        listener.accept()[0].close()
+        assert "is not a rootless command" in finished(process)[2]
