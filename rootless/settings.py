@@ -42,6 +42,16 @@ class Settings:
         return self.runtime_dir / "docker.sock"
 
     @property
+    def engine_lock(self) -> Path:
+        """Held by the one engine of this state root; its text is where that listens (see store.process_lock)."""
+        return self.state_root / "engine.lock"
+
+    @property
+    def engine_log(self) -> Path:
+        """What an engine that nobody watches has to say."""
+        return self.runtime_dir / "engine.log"
+
+    @property
     def launcher_socket(self) -> Path:
         return self.runtime_dir / "launcher.sock"
 

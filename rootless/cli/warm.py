@@ -32,6 +32,7 @@ from typing import NoReturn
 
 PROTOCOL = b"1"
 MAX_REQUEST_BYTES = 8 << 20
+START_MILLISECONDS = 250  # without a client before we import: the command that started us all runs first
 REFILL_MILLISECONDS = 50  # a new spare beside a command that takes long
 
 
@@ -39,9 +40,11 @@ def serve_warm(listener: socket.socket) -> None:
     """Run a command line for each connection, until we are killed: the launcher's end is ours (PDEATHSIG)."""
     from rootless.cli.warm_process import Installation, preload
 
+    poller = select.poll()
+    poller.register(listener, select.POLLIN)
+    poller.poll(START_MILLISECONDS)
     preload()
     server = _Server(listener, Installation.here())
-    gc.collect()
     gc.freeze()
     server.serve()
 

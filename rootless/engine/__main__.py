@@ -1,11 +1,11 @@
-"""Starts the engine: `python -m rootless.engine`, by the first command, or `rootless engine` in the foreground.
+"""Starts the engine: `python -m rootless.engine --detached` by the first command, `rootless engine` in the foreground.
 
 The launcher, if none runs, is started before anything heavy is imported: the two start side by side. The API's socket
 is put in place at the very end: a socket that can be connected to is an engine that works."""
 
 from __future__ import annotations
 
-import fcntl
+import gc
 import os
 import signal
 import socket
@@ -16,17 +16,27 @@ from rootless import settings as settings_module
 from rootless.launcher.spawn import listens, spawn_launcher
 from rootless.model.errors import RootlessError
 from rootless.settings import Settings
+from rootless.store import process_lock
+
+MAX_LOG_BYTES = 1 << 20  # at its start an engine empties a log that is larger
 
 
-def main() -> int:
-    """Exit code 1 and a message on stderr where it cannot start; 0 also where another engine runs already."""
+def main(detached: bool = False) -> int:
+    """Exit code 1 and a message on stderr where it cannot start, or where another engine has the state root.
+
+    `detached`: the log is its stderr, it leaves its directory, and that another engine was faster is no failure."""
     try:
         settings = settings_module.load(os.environ)
         settings_module.ensure_runtime_dir(settings)
-        lock = _only_one(settings)
+        if detached:
+            os.chdir("/")
+            _write_to_the_log(settings)
+        settings.state_root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = process_lock.take(settings.engine_lock, str(settings.api_socket))
         if lock is None:
-            sys.stderr.write(f"rootless engine: another one runs already on {settings.api_socket}\n")
-            return 0
+            return 0 if detached else _say_who_has_it(settings)
+        if detached and os.fstat(2).st_size > MAX_LOG_BYTES:
+            os.ftruncate(2, 0)
         starting = None if listens(settings) else spawn_launcher(settings)
         return _serve(settings, starting)
     except (RootlessError, OSError) as error:
@@ -34,23 +44,29 @@ def main() -> int:
         return 1
 
 
-def _only_one(settings: Settings) -> int | None:
-    """A lock on the state root, held as long as we live; None where another engine has it."""
-    settings.state_root.mkdir(mode=0o700, parents=True, exist_ok=True)
-    fd = os.open(settings.state_root / "engine.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(fd)
-        return None
-    return fd
+def _write_to_the_log(settings: Settings) -> None:
+    log = os.open(settings.engine_log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.close(log)
+
+
+def _say_who_has_it(settings: Settings) -> int:
+    other = process_lock.holder(settings.engine_lock)
+    where = f" (process {other.pid}, listening on {other.text})" if other else ""
+    sys.stderr.write(f"rootless engine: another engine{where} has the state root {settings.state_root}\n")
+    return 1
 
 
 def _serve(settings: Settings, starting: subprocess.Popen[bytes] | None) -> int:
+    gc.disable()  # of what imports allocate nothing becomes garbage
     import trio
 
     from rootless.api.server import serve
     from rootless.engine.engine import Engine
+
+    gc.freeze()
+    gc.enable()
 
     async def run() -> None:
         async with trio.open_nursery() as nursery:
@@ -85,4 +101,4 @@ def _listen(settings: Settings) -> socket.socket:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(detached="--detached" in sys.argv[1:]))

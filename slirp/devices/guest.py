@@ -1,18 +1,42 @@
 """Configures the guest's end inside its network namespace, by netlink, between clone and exec: it must be quick.
 
-Messages are pyroute2's, encoded; the socket is a plain one: pyroute2's IPRoute costs more than the configuration."""
+Messages are pyroute2's, encoded; the socket is a plain one: pyroute2's IPRoute costs more than the configuration.
+`import pyroute2` costs 75 ms, as it imports all of the library; the three modules we use are 13 ms."""
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
 import ipaddress
 import os
 import socket
 import struct
+import sys
+from collections.abc import Iterator
 from typing import Any
 
-from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
-from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
-from pyroute2.netlink.rtnl.rtmsg import rtmsg
+
+@contextlib.contextmanager
+def _without_the_package_itself(name: str) -> Iterator[None]:
+    """Lets modules of a package be imported without its own `__init__`, as a copy of our own: who imports the package
+    later gets it whole."""
+    spec = None if name in sys.modules else importlib.util.find_spec(name)
+    if spec is None:
+        yield
+        return
+    spec.loader = None
+    sys.modules[name] = importlib.util.module_from_spec(spec)
+    try:
+        yield
+    finally:
+        for imported in [key for key in sys.modules if key == name or key.startswith(name + ".")]:
+            del sys.modules[imported]
+
+
+with _without_the_package_itself("pyroute2"):
+    from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
+    from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
+    from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
 _NLMSG_ERROR = 2
 _NLM_F_REQUEST, _NLM_F_ACK, _NLM_F_CREATE, _NLM_F_EXCL = 1, 4, 0x400, 0x200

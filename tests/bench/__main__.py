@@ -114,7 +114,7 @@ def main() -> None:
             start = ApiStart(Path(home) / "run" / "docker.sock")
             rows.append(("start through the API", [start.median(options.rounds), float("nan")]))
             stop = ours("system", "stop")
-            rows.append(("run --rm debian true, no engine", medians(5, ours(*run), theirs(*run), stop)))
+            rows.append(("run --rm debian true, no engine", medians(options.rounds, ours(*run), theirs(*run), stop)))
 
             def remove() -> None:
                 ours("rmi", "-f", "bench")()
