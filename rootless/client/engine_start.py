@@ -68,7 +68,7 @@ def _is_starting(settings: Settings) -> bool:
 def _spawn() -> subprocess.Popen[bytes]:
     # it reads the same environment and so the same settings, and can say where each came from
     return subprocess.Popen(
-        [sys.executable, "-m", "rootless.engine", "--detached"],
+        [sys.executable, "-P", "-m", "rootless.engine", "--detached"],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

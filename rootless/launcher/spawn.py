@@ -30,7 +30,7 @@ def spawn_launcher(settings: Settings) -> subprocess.Popen[bytes]:
     }
     with open(_log_path(settings), "wb") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "rootless.launcher"],
+            [sys.executable, "-P", "-m", "rootless.launcher"],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

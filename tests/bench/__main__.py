@@ -21,6 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 Action = Callable[[], None]
+REST_SECONDS = 0.3
 
 
 def command(words: list[str], environment: dict[str, str]) -> Action:
@@ -33,7 +34,9 @@ def command(words: list[str], environment: dict[str, str]) -> Action:
 
 
 def medians(rounds: int, ours: Action, theirs: Action | None, before: Action | None = None) -> list[float]:
-    """Milliseconds, one after the other in each round; the first round is not counted."""
+    """Milliseconds, one after the other in each round; the first round is not counted.
+
+    Each begins on a machine at rest: podman tidies up in the background for a while after its command is over."""
     times: list[list[float]] = [[], []]
     for number in range(rounds + 1):
         for taken, action in zip(times, (ours, theirs), strict=True):
@@ -41,6 +44,7 @@ def medians(rounds: int, ours: Action, theirs: Action | None, before: Action | N
                 continue
             if before is not None and action is ours:
                 before()
+            time.sleep(REST_SECONDS)
             start = time.perf_counter()
             action()
             if number:

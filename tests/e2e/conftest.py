@@ -4,6 +4,7 @@ Everything of it lives in a temporary directory; the engine is stopped at the en
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -64,6 +65,21 @@ class Installation:
 
 @pytest.fixture(scope="session")
 def rootless() -> Iterator[Installation]:
+    """An engine with the image `busybox`, for all tests."""
+    with _installation() as installation:
+        installation("import", "-c", 'CMD ["/bin/sh"]', "-", "busybox", stdin=busybox_tar())
+        yield installation
+
+
+@pytest.fixture
+def fresh() -> Iterator[Installation]:
+    """No engine and no state yet, for one test."""
+    with _installation() as installation:
+        yield installation
+
+
+@contextlib.contextmanager
+def _installation() -> Iterator[Installation]:
     command = Path(sys.executable).parent / "rootless"
     if not command.exists():
         pytest.fail(f"no {command}: install the package first (./tests/run does)")
@@ -82,10 +98,11 @@ def rootless() -> Iterator[Installation]:
             "ROOTLESS_CONFIG": str(home / "config.toml"),
         },
     )
-    installation("import", "-c", 'CMD ["/bin/sh"]', "-", "busybox", stdin=busybox_tar())
-    yield installation
-    installation("system", "stop", check=None)
-    shutil.rmtree(home, ignore_errors=True)
+    try:
+        yield installation
+    finally:
+        installation("system", "stop", check=None)
+        shutil.rmtree(home, ignore_errors=True)
 
 
 @pytest.fixture
