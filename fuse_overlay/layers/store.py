@@ -1,7 +1,6 @@
 """A layer on disk: a directory with layer.tar (the bytes as they came) and index. Written as the bytes stream in.
 
-Called by image stores, from worker threads. The directory is the caller's to
-make, rename and remove."""
+Called by image stores, from worker threads. The directory is the caller's to make, rename and remove."""
 
 from __future__ import annotations
 
@@ -44,6 +43,11 @@ class LayerWriter:
         self._size = 0
         self._fd = os.open(directory / TAR_NAME, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
 
+    @property
+    def diff_id(self) -> str:
+        """Of what has been written so far."""
+        return f"sha256:{self._hash.hexdigest()}"
+
     def write(self, data: bytes | memoryview) -> None:
         for entry in self._parser.feed(data):
             self._tree.add(entry)
@@ -61,7 +65,7 @@ class LayerWriter:
         self._fd = -1
         layers = [LayerId(self._hash.digest(), self._size)]
         rows = index.write(self._directory / INDEX_NAME, self._tree.root, layers, merged=self._tree.merged)
-        return Layer(f"sha256:{self._hash.hexdigest()}", self._size, rows)
+        return Layer(self.diff_id, self._size, rows)
 
     def abort(self) -> None:
         """Close what is open; the directory is the caller's to remove. Idempotent."""

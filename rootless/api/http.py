@@ -17,7 +17,7 @@ import h11
 import trio
 
 MAX_HEADER_BYTES = 64 << 10
-READ_BYTES = 64 << 10
+READ_BYTES = 256 << 10
 MAX_JSON_BYTES = 8 << 20
 
 

@@ -17,11 +17,11 @@ from rootless.api.http import BadRequest, Request, Response, StreamResponse, jso
 from rootless.engine.engine import Engine
 from rootless.images.image import Image
 from rootless.images.importing import ImportRequest
-from rootless.model import reference
+from rootless.images.storing import Progress
+from rootless.model import platforms, reference
 from rootless.model.errors import InvalidParameter, NotFound, RootlessError
 
 _FILTERS = ("before", "dangling", "label", "reference", "since", "until")
-Progress = Callable[[dict[str, Any]], None]
 
 
 async def list_images(engine: Engine, request: Request, parameters: dict[str, str]) -> Response:
@@ -77,6 +77,7 @@ def _matches(engine: Engine, image: Image, wanted: filters_module.Filters) -> bo
 async def create(engine: Engine, request: Request, parameters: dict[str, str]) -> Response | StreamResponse:
     """docker's pull (fromImage) and import (fromSrc)."""
     query = request.query
+    platform = platforms.parse(query["platform"]) if query.get("platform") else platforms.here()
     if query.get("fromSrc"):
         if query["fromSrc"] != "-":
             raise InvalidParameter("import from a URL is not possible: fetch it and import the file")
@@ -85,7 +86,7 @@ async def create(engine: Engine, request: Request, parameters: dict[str, str]) -
             name,
             tuple(request.query_lists.get("changes", [])),
             query.get("message", ""),
-            query.get("platform", "").rpartition("/")[2],
+            platform,
         )
         return await _import(engine, request, asked)
     if not query.get("fromImage"):
@@ -95,7 +96,6 @@ async def create(engine: Engine, request: Request, parameters: dict[str, str]) -
         text += f"@{tag}" if tag.startswith("sha256:") else f":{tag}"
     wanted = reference.parse(text)
     auth = registry_auth(request)
-    platform = query.get("platform", "")
 
     async def pull(progress: Progress) -> None:
         await engine.images.pull(wanted, platform, auth, progress)

@@ -12,8 +12,7 @@ from typing import Any
 from rootless import __version__
 from rootless.engine.engine import Engine
 from rootless.engine.networks import device_problem
-from rootless.images.importing import architecture
-from rootless.model import clock
+from rootless.model import clock, platforms
 from rootless.settings import Settings
 
 
@@ -123,7 +122,7 @@ def version() -> dict[str, Any]:
         "ApiVersion": VERSION,
         "MinAPIVersion": MIN_VERSION,
         "Os": "linux",
-        "Arch": architecture(),
+        "Arch": platforms.here().architecture,
         "KernelVersion": platform.release(),
         "Python": platform.python_version(),
     }
@@ -136,7 +135,7 @@ def version() -> dict[str, Any]:
         "GitCommit": "",
         "GoVersion": f"python{platform.python_version()}",
         "Os": "linux",
-        "Arch": architecture(),
+        "Arch": platforms.here().architecture,
         "KernelVersion": platform.release(),
         "BuildTime": "",
     }

@@ -17,30 +17,41 @@ _MAGICS = {
 }
 
 
-class Unpacker(Protocol):
-    """unpack() pieces in order, then finish(). Both raise InvalidParameter for damaged input."""
+class Unpacker:
+    """unpack() pieces of any size in order, then finish(): what is packed is found out as it comes. What is not packed
+    comes out as it went in. Both raise InvalidParameter for damaged input."""
 
-    def unpack(self, data: bytes) -> bytes: ...
+    def __init__(self) -> None:
+        self._first = b""
+        self._members: _Members | None = None
+        self._known = False
 
-    def finish(self) -> None: ...
+    @property
+    def packed(self) -> bool:
+        """Known once MAGIC_BYTES have come."""
+        return self._members is not None
+
+    def unpack(self, data: bytes) -> bytes:
+        if not self._known:
+            self._first += data
+            if len(self._first) < MAGIC_BYTES:
+                return b""
+            data, self._first = self._first, b""
+            self._known = True
+            if kind := detect(data):
+                self._members = _Members(kind)
+        return data if self._members is None else self._members.unpack(data)
+
+    def finish(self) -> bytes:
+        """What has been held back: all of an input shorter than MAGIC_BYTES."""
+        if self._members is not None:
+            self._members.finish()
+        return self._first
 
 
 def detect(first_bytes: bytes) -> str:
     """Its name ("gzip", "zstd", "xz", "bzip2"), or "" for none of them."""
     return next((name for name, magic in _MAGICS.items() if first_bytes.startswith(magic)), "")
-
-
-def unpacker(kind: str) -> Unpacker:
-    """An unpacker for a name that `detect` gives."""
-    return _Plain() if not kind else _Members(kind)
-
-
-class _Plain:
-    def unpack(self, data: bytes) -> bytes:
-        return data
-
-    def finish(self) -> None:
-        return
 
 
 class _Members:

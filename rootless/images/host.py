@@ -12,7 +12,7 @@ import pwd
 from pathlib import Path
 
 from rootless.images.image import HOST_NAME, Image, ImageSource
-from rootless.images.importing import architecture
+from rootless.model import platforms
 from rootless.runtime.spec import DEFAULT_PATH
 
 LEFT_OUT = ("boot", "dev", "home", "lost+found", "media", "mnt", "proc", "root", "run", "sys", "tmp")
@@ -24,8 +24,7 @@ def host_image() -> Image:
     shell = "/bin/bash" if os.access("/bin/bash", os.X_OK) else "/bin/sh"
     config = {
         "created": _CREATED,
-        "architecture": architecture(),
-        "os": "linux",
+        **platforms.here().image_fields(),
         "config": {"Cmd": [shell], "Env": [f"PATH={DEFAULT_PATH}"], "WorkingDir": "/"},
         "rootfs": {"type": "layers", "diff_ids": []},
         "history": [{"created": _CREATED, "comment": "this machine's own root directory"}],

@@ -6,7 +6,7 @@ Called by the engine. Everything that waits for a disk is done in worker threads
 from __future__ import annotations
 
 import shutil
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from typing import Any
 
 import trio
@@ -14,14 +14,14 @@ import trio
 from rootless.images import host
 from rootless.images.image import Image, ImageSource
 from rootless.images.importing import ImportRequest, import_archive
-from rootless.images.storing import place_name
+from rootless.images.storing import Progress, place_name
 from rootless.model import reference
 from rootless.model.errors import Conflict, InvalidParameter, NotFound
+from rootless.model.platforms import Platform
 from rootless.settings import Settings
 from rootless.store.layout import NAME_ANNOTATION, Layout, hex_of
 
 _MIN_ID_PREFIX = 4
-Progress = Callable[[dict[str, Any]], None]
 
 
 class Images:
@@ -116,7 +116,7 @@ class Images:
         await load_archive(self.layout, chunks, progress)
 
     async def pull(
-        self, wanted: reference.Reference, platform: str, auth: dict[str, str] | None, progress: Progress
+        self, wanted: reference.Reference, platform: Platform, auth: dict[str, str] | None, progress: Progress
     ) -> None:
         """An image from its registry. Raises NotFound, InvalidParameter (damaged), RootlessError."""
         from rootless.images.pulling import pull_image  # httpx: 100 ms that only a pull pays

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import json
-import platform
 from collections.abc import AsyncIterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 import trio
 
 from rootless.images import changes
-from rootless.images.storing import LayerBeingStored, place_image, plain_manifest
-from rootless.model import reference
+from rootless.images.storing import LayerBeingStored, place_image, plain_manifest, write_ahead
+from rootless.model import platforms, reference
+from rootless.model.platforms import Platform
 from rootless.store import files
 from rootless.store.layout import Layout
-
-ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "armv6l": "arm", "i686": "386"}
 
 
 @dataclass(frozen=True)
@@ -28,13 +26,7 @@ class ImportRequest:
     name: str = ""
     changes: tuple[str, ...] = ()
     message: str = ""
-    architecture: str = ""
-
-
-def architecture() -> str:
-    """This machine's, in the image specification's words."""
-    machine = platform.machine()
-    return ARCHITECTURES.get(machine, machine)
+    platform: Platform = field(default_factory=platforms.here)
 
 
 async def import_archive(layout: Layout, chunks: AsyncIterator[bytes], request: ImportRequest) -> str:
@@ -43,8 +35,7 @@ async def import_archive(layout: Layout, chunks: AsyncIterator[bytes], request: 
     config = changes.apply({}, request.changes)  # refused before a byte is read
     with ExitStack() as cleaning:
         making = await trio.to_thread.run_sync(_Making, layout, cleaning)
-        async for chunk in chunks:
-            await trio.to_thread.run_sync(making.write, chunk)
+        await write_ahead(chunks, making.write)
         return await trio.to_thread.run_sync(making.finish, name, config, request)
 
 
@@ -63,8 +54,7 @@ class _Making:
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         image_config = {
             "created": now,
-            "architecture": request.architecture or architecture(),
-            "os": "linux",
+            **request.platform.image_fields(),
             "config": config,
             "rootfs": {"type": "layers", "diff_ids": [layer.diff_id]},
             "history": [{"created": now, "comment": request.message or "Imported from -"}],

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import tarfile
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any
@@ -16,13 +16,20 @@ import trio
 from rootless.images import compression
 from rootless.images.pulling import choose
 from rootless.images.registry import INDEXES, MAX_CONFIG_BYTES
-from rootless.images.storing import LayerBeingStored, diff_ids, parse_json, place_image, plain_manifest
-from rootless.model import reference
+from rootless.images.storing import (
+    LayerBeingStored,
+    Progress,
+    diff_ids,
+    parse_json,
+    place_image,
+    plain_manifest,
+    write_ahead,
+)
+from rootless.model import platforms, reference
 from rootless.model.errors import InvalidParameter, RootlessError
 from rootless.store import files
 from rootless.store.layout import NAME_ANNOTATION, Layout, hex_of
 
-Progress = Callable[[dict[str, Any]], None]
 REF_ANNOTATION = "org.opencontainers.image.ref.name"
 
 
@@ -30,8 +37,7 @@ async def load_archive(layout: Layout, chunks: AsyncIterator[bytes], progress: P
     """Returns the ids of the images. Raises InvalidParameter (archive), RootlessError (disk)."""
     with ExitStack() as cleaning:
         spool = await trio.to_thread.run_sync(_Spool, layout, cleaning)
-        async for chunk in chunks:
-            await trio.to_thread.run_sync(spool.write, chunk)
+        await write_ahead(chunks, spool.write)
         return await trio.to_thread.run_sync(spool.load, progress)
 
 
@@ -43,25 +49,19 @@ class _Spool:
         self._directory = cleaning.enter_context(files.temporary_directory(layout.temporary))
         self._file = (self._directory / "archive").open("w+b")
         cleaning.callback(self._file.close)
-        self._first = b""
-        self._unpacker: compression.Unpacker | None = None
+        self._unpacker = compression.Unpacker()
 
     def write(self, data: bytes) -> None:
-        if self._unpacker is None:
-            self._first += data
-            if len(self._first) < compression.MAGIC_BYTES:
-                return
-            self._unpacker = compression.unpacker(compression.detect(self._first))
-            data = self._first
-        unpacked = self._unpacker.unpack(data)
+        self._keep(self._unpacker.unpack(data))
+
+    def _keep(self, unpacked: bytes) -> None:
         try:
             self._file.write(unpacked)
         except OSError as error:
             raise RootlessError(f"cannot store the archive: {error.strerror}") from error
 
     def load(self, progress: Progress) -> list[str]:
-        if self._unpacker is not None:
-            self._unpacker.finish()
+        self._keep(self._unpacker.finish())
         try:
             self._file.seek(0)
             with tarfile.open(fileobj=self._file, mode="r:") as archive:
@@ -126,7 +126,7 @@ class _Archive:
             done = layer.finish()
         finally:
             layer.abort()
-        if done.diff_id != diff_id or (digest and layer.digest.hexdigest() != hex_of(digest)):
+        if done.diff_id != diff_id or (digest and layer.digest != digest):
             raise InvalidParameter(f"the layer {name!r} in the archive is damaged: it is not {digest or diff_id}")
         made[diff_id] = layer.directory
         return done.size
@@ -154,7 +154,7 @@ class _Archive:
         data = self._blob(str(entry.get("digest")))
         manifest = parse_json(data, "a manifest")
         if manifest.get("mediaType") in INDEXES or "manifests" in manifest:
-            chosen = choose(manifest, "", name or "the archive")
+            chosen = choose(manifest, platforms.here(), name or "the archive")
             return self._load_oci({"digest": chosen}, name)
         config_digest = manifest["config"].get("digest") if isinstance(manifest.get("config"), dict) else None
         config = self._blob(str(config_digest))

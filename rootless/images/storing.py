@@ -1,4 +1,4 @@
-"""From layers that stream in to an image that is visible: what import, load and pull have in common. Blocking.
+"""From layers that stream in to an image that is visible: what import, load and pull have in common.
 
 Nothing is visible before `place_image` writes the entry; what was made by then lies in a staging directory."""
 
@@ -6,9 +6,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import trio
 
 from fuse_overlay import Layer, LayerError, LayerWriter, merge_tree
 from rootless.images import compression
@@ -20,6 +22,8 @@ from rootless.store.layout import NAME_ANNOTATION, Layout, hex_of
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 OCI_CONFIG = "application/vnd.oci.image.config.v1+json"
 OCI_LAYER = "application/vnd.oci.image.layer.v1.tar"
+BATCH_BYTES = 1 << 20  # a worker thread is asked once for so much: asking costs 0.1 ms
+Progress = Callable[[dict[str, Any]], None]
 
 
 class LayerBeingStored:
@@ -30,38 +34,73 @@ class LayerBeingStored:
     def __init__(self, directory: Path) -> None:
         directory.mkdir()
         self.directory = directory
-        self.digest = hashlib.sha256()  # of what came in
         self.received = 0
+        self._packed_hash = hashlib.sha256()
+        self._unpacker = compression.Unpacker()
         self._writer = LayerWriter(directory)
-        self._first = b""
-        self._unpacker: compression.Unpacker | None = None
+
+    @property
+    def digest(self) -> str:
+        """Of what came in so far, which is the tar's own where that was not packed."""
+        return f"sha256:{self._packed_hash.hexdigest()}" if self._unpacker.packed else self._writer.diff_id
 
     def write(self, data: bytes) -> None:
-        self.digest.update(data)
         self.received += len(data)
-        if self._unpacker is None:
-            self._first += data
-            if len(self._first) < compression.MAGIC_BYTES:
-                return
-            self._unpacker = compression.unpacker(compression.detect(self._first))
-            data = self._first
         try:
-            self._writer.write(self._unpacker.unpack(data))
+            unpacked = self._unpacker.unpack(data)
+            if self._unpacker.packed or not unpacked:
+                self._packed_hash.update(data)
+            self._writer.write(unpacked)
         except (LayerError, OSError) as error:
             raise explained(error) from error
 
     def finish(self) -> Layer:
         try:
-            if self._unpacker is None:
-                self._writer.write(self._first)
-            else:
-                self._unpacker.finish()
+            self._writer.write(self._unpacker.finish())
             return self._writer.finish()
         except (LayerError, OSError) as error:
             raise explained(error) from error
 
     def abort(self) -> None:
         self._writer.abort()
+
+
+async def write_ahead(pieces: AsyncIterator[bytes], write: Callable[[bytes], None]) -> None:
+    """Give `write`, in worker threads, what comes: one batch is written while the next is received.
+
+    Raises what either raises, by itself and not in a group."""
+    send, batches = trio.open_memory_channel[bytes](1)
+    failures: list[Exception] = []
+
+    async def receive() -> None:
+        async with send:
+            gathered: list[bytes] = []
+            size = 0
+            async for piece in pieces:
+                gathered.append(piece)
+                size += len(piece)
+                if size >= BATCH_BYTES:
+                    await send.send(b"".join(gathered))
+                    gathered, size = [], 0
+            await send.send(b"".join(gathered))
+
+    async def write_batches() -> None:
+        async for batch in batches:
+            await trio.to_thread.run_sync(write, batch)
+
+    async with trio.open_nursery() as nursery:
+
+        async def noted(work: Callable[[], Awaitable[None]]) -> None:
+            try:
+                await work()
+            except Exception as error:
+                failures.append(error)
+                nursery.cancel_scope.cancel()
+
+        nursery.start_soon(noted, receive)
+        nursery.start_soon(noted, write_batches)
+    if failures:
+        raise failures[0]
 
 
 def parse_json(data: bytes, what: str) -> dict[str, Any]:

@@ -1,0 +1,59 @@
+"""Platforms of images: os/architecture/variant, in the words of Go that the image specification uses (config.md)."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass
+
+from rootless.model.errors import InvalidParameter
+
+_SYSTEMS = ("linux", "windows", "darwin", "freebsd", "netbsd", "openbsd", "solaris", "aix", "wasip1")
+# what users and kernels say
+_ARCHITECTURES = {
+    "x86_64": ("amd64", ""),
+    "x86-64": ("amd64", ""),
+    "aarch64": ("arm64", "v8"),
+    "armv8l": ("arm", "v8"),
+    "armv7l": ("arm", "v7"),
+    "armv6l": ("arm", "v6"),
+    "armhf": ("arm", "v7"),
+    "armel": ("arm", "v6"),
+    "i386": ("386", ""),
+    "i686": ("386", ""),
+}
+
+
+@dataclass(frozen=True)
+class Platform:
+    """A platform asked for or offered; `variant` may be empty, which stands for any."""
+
+    system: str
+    architecture: str
+    variant: str = ""
+
+    def __str__(self) -> str:
+        return "/".join(part for part in (self.system, self.architecture, self.variant) if part)
+
+    def image_fields(self) -> dict[str, str]:
+        """As an image's configuration and an index's `platform` say it."""
+        fields = {"architecture": self.architecture, "os": self.system}
+        return {**fields, "variant": self.variant} if self.variant else fields
+
+
+def here() -> Platform:
+    """This machine's."""
+    machine = platform.machine()
+    return Platform("linux", *_ARCHITECTURES.get(machine, (machine, "")))
+
+
+def parse(text: str) -> Platform:
+    """`linux/arm64/v8`, `linux/arm64`, or one of the two alone: the rest is this machine's. Raises InvalidParameter."""
+    parts = text.lower().split("/")
+    if not 1 <= len(parts) <= 3 or not all(part.replace("_", "").replace("-", "").isalnum() for part in parts):
+        raise InvalidParameter(f"invalid platform {text!r}: it is os/architecture or os/architecture/variant")
+    if len(parts) == 1 and parts[0] in _SYSTEMS:
+        return Platform(parts[0], here().architecture)
+    if len(parts) == 1:
+        parts.insert(0, "linux")
+    architecture, variant = _ARCHITECTURES.get(parts[1], (parts[1], ""))
+    return Platform(parts[0], architecture, parts[2] if len(parts) == 3 else variant)

@@ -1,0 +1,38 @@
+"""Platforms as users write them."""
+
+from __future__ import annotations
+
+import pytest
+
+from rootless.model.errors import InvalidParameter
+from rootless.model.platforms import Platform, here, parse
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("linux/amd64", Platform("linux", "amd64")),
+        ("linux/arm64", Platform("linux", "arm64")),
+        ("linux/arm64/v8", Platform("linux", "arm64", "v8")),
+        ("linux/arm/v7", Platform("linux", "arm", "v7")),
+        ("linux/x86_64", Platform("linux", "amd64")),
+        ("Linux/AArch64", Platform("linux", "arm64", "v8")),
+        ("arm64", Platform("linux", "arm64")),
+        ("windows/amd64", Platform("windows", "amd64")),
+        ("linux", Platform("linux", here().architecture)),
+    ],
+)
+def test_parse(text: str, wanted: Platform) -> None:
+    assert parse(text) == wanted
+    assert parse(str(wanted)) == wanted
+
+
+@pytest.mark.parametrize("text", ["", "/", "linux/", "linux//v7", "a/b/c/d", "linux/am d", "../x"])
+def test_what_is_none(text: str) -> None:
+    with pytest.raises(InvalidParameter, match="invalid platform"):
+        parse(text)
+
+
+def test_image_fields_leave_out_no_variant() -> None:
+    assert Platform("linux", "amd64").image_fields() == {"architecture": "amd64", "os": "linux"}
+    assert Platform("linux", "arm", "v7").image_fields()["variant"] == "v7"
