@@ -6,12 +6,12 @@ another host."""
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import ipaddress
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
 
 import httpx
 
@@ -40,15 +40,22 @@ class Registry:
         self._wanted = wanted
         self._auth = auth or {}
         self.host = "registry-1.docker.io" if wanted.registry == DEFAULT_REGISTRY else wanted.registry
-        self._may_be_plain = self.host in insecure or _is_loopback(self.host)
+        self._insecure = insecure
+        self._may_be_plain = self._is_insecure(self.host)
         self._scheme = ""
         self._authorization = ""
-        self._client = httpx.AsyncClient(
+        self._client = self._make_client(self.host)
+
+    def _is_insecure(self, host: str) -> bool:
+        return host in self._insecure or _is_loopback(host)
+
+    def _make_client(self, host: str) -> httpx.AsyncClient:
+        return httpx.AsyncClient(
             timeout=httpx.Timeout(60, connect=15),
             follow_redirects=True,
-            verify=not self._may_be_plain,
+            verify=not self._is_insecure(host),
             headers={"User-Agent": "rootless"},
-            trust_env=not _is_loopback(self.host),
+            trust_env=not _is_loopback(host),
         )
 
     async def __aenter__(self) -> Registry:
@@ -136,39 +143,42 @@ class Registry:
     async def _authorize(self, challenge: str) -> bool:
         """Answer a WWW-Authenticate header (RFC 9110 11.6.1; distribution, "Token authentication")."""
         kind, _, rest = challenge.partition(" ")
-        values = dict(_CHALLENGE.findall(rest))
-        basic = (
-            httpx.BasicAuth(self._auth["username"], self._auth.get("password", ""))
-            if (self._auth.get("username"))
-            else None
-        )
+        user = f"{self._auth.get('username', '')}:{self._auth.get('password', '')}"
+        basic = "" if user.startswith(":") else f"Basic {base64.b64encode(user.encode()).decode()}"
         if self._auth.get("registrytoken"):
             self._authorization = f"Bearer {self._auth['registrytoken']}"
-            return True
-        if kind.lower() == "basic" and basic is not None:
-            request = next(basic.auth_flow(httpx.Request("GET", "http://unused")))
-            self._authorization = request.headers["Authorization"]
-            return True
-        realm = values.get("realm", "")
-        if kind.lower() != "bearer" or not realm:
-            return False
-        if not realm.startswith("https://") and self._scheme == "https":
-            raise RootlessError(f"{self.host} sends credentials to {realm}, which is not encrypted: refused")
-        query = {"service": values.get("service", ""), "scope": values.get("scope", "")}
-        query["scope"] = query["scope"] or f"repository:{self._wanted.path}:pull"
-        try:
-            if self._auth.get("identitytoken"):
-                form = {**query, "grant_type": "refresh_token", "refresh_token": self._auth["identitytoken"]}
-                answer = await self._client.post(realm, data={**form, "client_id": "rootless"})
-            else:
-                answer = await self._client.get(realm, params=query, auth=basic)
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise RootlessError(f"cannot get a token for {self.host} from {realm}: {_reason(error)}") from None
+        elif kind.lower() == "basic":
+            self._authorization = basic
+        elif kind.lower() == "bearer":
+            token = await self._token(dict(_CHALLENGE.findall(rest)), basic)
+            self._authorization = f"Bearer {token}" if token else ""
+        return bool(self._authorization)
+
+    async def _token(self, challenge: dict[str, str], basic: str) -> str:
+        """From the server that the challenge names; "" where it gives none."""
+        realm = challenge.get("realm", "")
+        url = httpx.URL(realm)
+        if url.scheme != "https" and not (url.scheme == "http" and self._scheme == "http"):
+            raise RootlessError(f"{self.host} wants credentials to be sent to {realm!r}, which is not https: refused")
+        query = {
+            "service": challenge.get("service", ""),
+            "scope": challenge.get("scope") or f"repository:{self._wanted.path}:pull",
+        }
+        headers = {"Authorization": basic} if basic else {}
+        # a client of its own: that the registry's certificate need not be known says nothing of this server's
+        async with self._make_client(url.netloc.decode()) as client:
+            try:
+                if self._auth.get("identitytoken"):
+                    form = {**query, "grant_type": "refresh_token", "refresh_token": self._auth["identitytoken"]}
+                    answer = await client.post(url, data={**form, "client_id": "rootless"})
+                else:
+                    answer = await client.get(url, params=query, headers=headers)
+            except (httpx.HTTPError, httpx.InvalidURL) as error:
+                raise RootlessError(f"cannot get a token for {self.host} from {realm}: {_reason(error)}") from None
         if answer.status_code != 200:
-            return False
-        token = _string(parse_json(answer.content, "the token"), "token", "access_token")
-        self._authorization = f"Bearer {token}"
-        return bool(token)
+            return ""
+        found = parse_json(answer.content, "the token")
+        return next((str(found[name]) for name in ("token", "access_token") if found.get(name)), "")
 
     async def _refuse(self, response: httpx.Response, path: str) -> None:
         """Raise what a status means, in docker's words."""
@@ -190,10 +200,6 @@ class Registry:
 
 def _reason(error: Exception) -> str:
     return str(error) or type(error).__name__
-
-
-def _string(value: dict[str, Any], *names: str) -> str:
-    return next((value[name] for name in names if isinstance(value.get(name), str)), "")
 
 
 async def _whole(response: httpx.Response, limit: int, what: str) -> bytes:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import http.server
 import io
 import json
 import os
@@ -10,7 +12,9 @@ import shutil
 import socket
 import subprocess
 import tarfile
+import threading
 import time
+import urllib.parse
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -55,8 +59,95 @@ def docker_archive(layers: Sequence[bytes], tags: Sequence[str], config: bytes =
     return tar_of({**members, name: config, "manifest.json": json.dumps(manifest).encode()})
 
 
+class TokenServer:
+    """Gives tokens as a registry's token server does (distribution, "Token Authentication"): for repositories below
+    `public/` to everybody, for others to USER with PASSWORD or with the refresh token REFRESH."""
+
+    REFRESH = "a-refresh-token"
+
+    def __init__(self, directory: Path) -> None:
+        self.certificate = directory / "token.crt"
+        self._key = directory / "token.key"
+        command = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=token".split()
+        files = ["-keyout", str(self._key), "-out", str(self.certificate)]
+        subprocess.run([*command, *files], check=True, capture_output=True)
+        self.asked: list[str] = []
+        outer = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                query = dict(urllib.parse.parse_qsl(urllib.parse.urlsplit(self.path).query))
+                word = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
+                given = self.headers.get("Authorization")
+                if given not in (None, f"Basic {word}"):
+                    self.send_error(401)
+                    return
+                self._answer("token", outer.token(query, given is not None))
+
+            def do_POST(self) -> None:
+                form = dict(urllib.parse.parse_qsl(self.rfile.read(int(self.headers["Content-Length"])).decode()))
+                if form.get("grant_type") != "refresh_token" or form.get("refresh_token") != TokenServer.REFRESH:
+                    self.send_error(401)
+                    return
+                self._answer("access_token", outer.token(form, True))
+
+            def _answer(self, name: str, token: str) -> None:
+                outer.asked.append(self.command)
+                body = json.dumps({name: token, "expires_in": 300}).encode()
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *words: object) -> None:
+                return
+
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        self.realm = f"http://127.0.0.1:{self._server.server_port}/token"
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    def token(self, query: dict[str, str], known: bool) -> str:
+        """A JSON Web Token (RFC 7519) with the rights the user has of those asked for, signed with RS256."""
+        kind, name, actions = query.get("scope", "::").split(":", 2)
+        granted = actions.split(",") if known or name.startswith("public/") else []
+        now = int(time.time())
+        claims = {
+            "iss": "tests",
+            "sub": USER if known else "",
+            "aud": query.get("service", ""),
+            "exp": now + 300,
+            "nbf": now - 10,
+            "iat": now,
+            "jti": str(now),
+            "access": [{"type": kind, "name": name, "actions": granted}],
+        }
+        chain = "".join(self.certificate.read_text().splitlines()[1:-1])
+        head = {"typ": "JWT", "alg": "RS256", "x5c": [chain]}
+        text = b".".join(_base64url(json.dumps(part).encode()) for part in (head, claims))
+        command = ["openssl", "dgst", "-sha256", "-sign", str(self._key)]
+        signature = subprocess.run(command, input=text, check=True, capture_output=True).stdout
+        return (text + b"." + _base64url(signature)).decode()
+
+
+def _base64url(data: bytes) -> bytes:
+    return base64.urlsafe_b64encode(data).rstrip(b"=")
+
+
 @contextmanager
-def registry(directory: Path, *, password: bool = False) -> Iterator[str]:
+def token_server(directory: Path) -> Iterator[TokenServer]:
+    server = TokenServer(directory)
+    try:
+        yield server
+    finally:
+        server.close()
+
+
+@contextmanager
+def registry(directory: Path, *, password: bool = False, tokens: TokenServer | None = None) -> Iterator[str]:
     """host:port of a server that keeps its blobs in `directory`."""
     program = shutil.which("docker-registry")
     assert program, "no docker-registry: as root, apt-get install docker-registry (./tests/run does)"
@@ -68,6 +159,14 @@ def registry(directory: Path, *, password: bool = False) -> Iterator[str]:
     if password:
         (directory / "htpasswd").write_text(_HTPASSWD)
         lines.append(f"auth: {{htpasswd: {{realm: test, path: {directory}/htpasswd}}}}")
+    if tokens is not None:
+        options = {
+            "realm": tokens.realm,
+            "service": "registry",
+            "issuer": "tests",
+            "rootcertbundle": str(tokens.certificate),
+        }
+        lines.append(f"auth: {json.dumps({'token': options})}")
     (directory / "registry.yml").write_text("\n".join(lines))
     server = subprocess.Popen(
         [program, "serve", str(directory / "registry.yml")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL

@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import trio
 
 from fuse_overlay import open_tree
 from rootless.images.images import Images
-from rootless.model import reference
+from rootless.images.pulling import choose
+from rootless.images.registry import INDEXES, MANIFESTS
+from rootless.model import platforms, reference
 from rootless.model.errors import InvalidParameter, NotFound, RootlessError
+from rootless.model.platforms import Platform
 from tests.fuse_overlay.test_layers import D, F, archive
-from tests.images.registries import PASSWORD, USER, docker_archive, push, registry
+from tests.images.registries import (
+    PASSWORD,
+    USER,
+    config_of,
+    docker_archive,
+    push,
+    registry,
+    sha256,
+    token_server,
+)
 from tests.images.test_import import everything, store
 
 BOTTOM = archive(("etc", D, b"", ""), ("etc/motd", F, b"hello\n", ""), ("etc/gone", F, b"x", ""))
@@ -29,12 +43,14 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path
         yield address, directory
 
 
-def pull(images: Images, name: str, auth: dict[str, str] | None = None, platform: str = "") -> list[dict[str, Any]]:
+def pull(
+    images: Images, name: str, auth: dict[str, str] | None = None, platform: Platform | None = None
+) -> list[dict[str, Any]]:
     messages: list[dict[str, Any]] = []
 
     async def body() -> None:
         await images.prepare()
-        await images.pull(reference.parse(name), platform, auth, messages.append)
+        await images.pull(reference.parse(name), platform or platforms.here(), auth, messages.append)
 
     trio.run(body)
     return messages
@@ -92,6 +108,82 @@ def test_a_password(tmp_path: Path) -> None:
                 pull(images, f"{address}/app:1", auth)
         pull(images, f"{address}/app:1", {"username": USER, "password": PASSWORD})
         assert images.resolve(f"{address}/app:1").names
+
+
+def test_tokens(tmp_path: Path) -> None:
+    images = store(tmp_path)
+    user = {"username": USER, "password": PASSWORD}
+    with token_server(tmp_path) as tokens, registry(tmp_path, tokens=tokens) as address:
+        for repository in ("public/app", "team/app"):
+            push(
+                docker_archive([TOP], ["x:1"]), f"{address}/{repository}:1", tmp_path, f"--dest-creds={USER}:{PASSWORD}"
+            )
+        tokens.asked.clear()
+        pull(images, f"{address}/public/app:1")
+        assert tokens.asked == ["GET"]
+        with pytest.raises(NotFound, match="pull access denied"):
+            pull(images, f"{address}/team/app:1")
+        with pytest.raises(NotFound, match="pull access denied"):
+            pull(images, f"{address}/team/app:1", {"username": USER, "password": "wrong"})
+        pull(images, f"{address}/team/app:1", user)
+        tokens.asked.clear()
+        pull(images, f"{address}/team/app:1", {"identitytoken": tokens.REFRESH})
+        assert tokens.asked == ["POST"]
+        pull(
+            images,
+            f"{address}/team/app:1",
+            {"registrytoken": tokens.token({"service": "registry", "scope": "repository:team/app:pull"}, True)},
+        )
+        assert tokens.asked == ["POST"]
+    assert len(images.layout.entries()) == 2
+
+
+def test_an_index_of_platforms(tmp_path: Path, server: tuple[str, Path]) -> None:
+    address, directory = server
+    images, entries = store(tmp_path), []
+    for architecture in ("amd64", "arm64"):
+        archive = docker_archive([TOP], ["x:1"], config_of([TOP], architecture=architecture))
+        push(archive, f"{address}/team/many:{architecture}", directory)
+        with httpx.Client() as client:
+            got = client.get(
+                f"http://{address}/v2/team/many/manifests/{architecture}", headers={"Accept": MANIFESTS[1]}
+            )
+        platform = {"os": "linux", "architecture": architecture}
+        entries.append(
+            {"mediaType": MANIFESTS[1], "digest": sha256(got.content), "size": len(got.content), "platform": platform}
+        )
+    index = {"schemaVersion": 2, "mediaType": INDEXES[1], "manifests": entries}
+    httpx.put(
+        f"http://{address}/v2/team/many/manifests/all", content=json.dumps(index), headers={"Content-Type": INDEXES[1]}
+    ).raise_for_status()
+    name = f"{address}/team/many:all"
+    for architecture in ("arm64", "amd64"):
+        pull(images, name, platform=Platform("linux", architecture))
+        assert images.resolve(name).config["architecture"] == architecture
+    with pytest.raises(NotFound, match=r"no matching manifest for linux/s390x .*linux/amd64, linux/arm64"):
+        pull(images, name, platform=Platform("linux", "s390x"))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "offered", "chosen"),
+    [
+        ("linux/arm64/v8", ["linux/arm/v7", "linux/arm64"], 1),
+        ("linux/arm/v7", ["linux/arm/v6", "linux/arm/v7"], 1),
+        ("linux/arm/v8", ["linux/arm/v6", "linux/arm/v7"], 0),
+        ("linux/arm", ["windows/arm/v7", "linux/arm/v7", "linux/arm/v6"], 1),
+        ("linux/amd64", ["linux/arm64"], None),
+    ],
+)
+def test_choice(wanted: str, offered: list[str], chosen: int | None) -> None:
+    manifests = [
+        {"digest": sha256(bytes([number])), "platform": platforms.parse(text).image_fields()}
+        for number, text in enumerate(offered)
+    ]
+    if chosen is None:
+        with pytest.raises(NotFound, match="no matching manifest"):
+            choose({"manifests": manifests}, platforms.parse(wanted), "x")
+    else:
+        assert choose({"manifests": manifests}, platforms.parse(wanted), "x") == sha256(bytes([chosen]))
 
 
 def _cut(data: bytes) -> bytes:
