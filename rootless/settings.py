@@ -32,6 +32,7 @@ class Settings:
     idle_seconds: float = 600.0  # the engine leaves after this long without containers, clients or work
     insecure_registries: tuple[str, ...] = ()  # host[:port] spoken to without TLS; loopback is always allowed
     registry_mirrors: tuple[str, ...] = ()
+    additional_stores: tuple[Path, ...] = ()  # data roots of others, only read
     bridge_subnet: str = "172.17.0.0/16"
     mtu: int = 1500
     debug: bool = False
@@ -160,6 +161,11 @@ def _convert(name: str, value: object, origin: str) -> object:
             if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
                 raise ValueError("a list of strings")
             return tuple(item.strip() for item in items if item.strip())
+        if name == "additional_stores":
+            items = value.split(",") if isinstance(value, str) else value
+            if not isinstance(items, list) or not all(isinstance(item, str) and item.startswith("/") for item in items):
+                raise ValueError("a list of absolute paths")
+            return tuple(Path(item.strip()) for item in items)
         if name == "storage_driver":
             if value not in STORAGE_DRIVERS:
                 raise ValueError("one of " + ", ".join(STORAGE_DRIVERS))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import base64
+import collections
 import json
+import time
 import traceback
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from datetime import datetime
 from typing import Any
 
 import trio
@@ -15,63 +16,42 @@ from rootless.api import errors
 from rootless.api import filters as filters_module
 from rootless.api.http import BadRequest, Request, Response, StreamResponse, json_response
 from rootless.engine.engine import Engine
-from rootless.images.image import Image
+from rootless.images import selection, usage
+from rootless.images.image import Image, seconds
 from rootless.images.importing import ImportRequest
 from rootless.images.storing import Progress
 from rootless.model import platforms, reference
-from rootless.model.errors import InvalidParameter, NotFound, RootlessError
-
-_FILTERS = ("before", "dangling", "label", "reference", "since", "until")
+from rootless.model.errors import Conflict, InvalidParameter, NotFound, RootlessError
 
 
 async def list_images(engine: Engine, request: Request, parameters: dict[str, str]) -> Response:
-    wanted = filters_module.parse(request.query.get("filters", ""), _FILTERS)
-    images = [image for image in engine.images.all() if _matches(engine, image, wanted)]
-    rows = [_summary(engine, image) for image in images]
+    wanted = filters_module.parse(request.query.get("filters", ""), selection.LIST_FILTERS)
+    dangling = filters_module.boolean(wanted, "dangling")
+    every = engine.images.all()
+    images = [
+        image
+        for image in selection.select(every, wanted, engine.images.resolve, time.time())
+        if dangling is None or dangling == (not image.names)
+    ]
+    used = collections.Counter(c.record.image_id for c in engine.containers.by_id.values())
+    shared = usage.shared_bytes(every) if request.flag("shared-size") else {}
+    rows = [_summary(image, wanted, used[image.id], shared.get(image.id, -1)) for image in images]
     return json_response(sorted(rows, key=lambda row: -int(row["Created"])))
 
 
-def _summary(engine: Engine, image: Image) -> dict[str, Any]:
-    used = sum(c.record.image_id == image.id for c in engine.containers.by_id.values())
+def _summary(image: Image, wanted: filters_module.Filters, used: int, shared: int) -> dict[str, Any]:
+    tags, digests = selection.names_shown(image, wanted)
     return {
         "Id": image.id,
         "ParentId": "",
-        "RepoTags": image.repo_tags,
-        "RepoDigests": list(image.digests),
-        "Created": _seconds(image.created),
+        "RepoTags": tags,
+        "RepoDigests": digests,
+        "Created": seconds(image.created),
         "Size": image.size,
-        "SharedSize": -1,
+        "SharedSize": shared,
         "Labels": image.process_config.get("Labels") or {},
         "Containers": used,
     }
-
-
-def _seconds(created: str) -> int:
-    try:
-        return int(datetime.fromisoformat(created.replace("Z", "+00:00")[:19] + "+00:00").timestamp())
-    except ValueError:
-        return 0
-
-
-def _matches(engine: Engine, image: Image, wanted: filters_module.Filters) -> bool:
-    import fnmatch
-
-    for name, values in wanted.items():
-        if name == "dangling":
-            holds = filters_module.boolean(wanted, name) == (not image.names)
-        elif name == "label":
-            holds = filters_module.labels_match(values, image.process_config.get("Labels") or {})
-        elif name == "reference":
-            shown = [*image.repo_tags, *(tag.rpartition(":")[0] for tag in image.repo_tags)]
-            holds = any(fnmatch.fnmatchcase(tag, value) for tag in shown for value in values)
-        elif name in ("before", "since"):
-            other = _seconds(engine.images.resolve(values[0]).created)
-            holds = _seconds(image.created) < other if name == "before" else _seconds(image.created) > other
-        else:
-            holds = True
-        if not holds:
-            return False
-    return True
 
 
 async def create(engine: Engine, request: Request, parameters: dict[str, str]) -> Response | StreamResponse:
@@ -197,31 +177,34 @@ async def tag(engine: Engine, request: Request, parameters: dict[str, str]) -> R
 
 async def remove(engine: Engine, request: Request, parameters: dict[str, str]) -> Response:
     image = engine.images.resolve(parameters["name"])
-    users = [(c.record.image_id, c.id) for c in engine.containers.by_id.values()]
-    done = await engine.images.remove(parameters["name"], force=request.flag("force"), used_by=users)
+    return json_response(await _remove(engine, image, parameters["name"], force=request.flag("force")))
+
+
+async def _remove(engine: Engine, image: Image, name: str, *, force: bool) -> list[dict[str, str]]:
+    done = await engine.images.remove(name, force=force)
     if any("Deleted" in row for row in done):
         await engine.link.unmount(engine.images.source(image).key)
     for row in done:
         action, name = next(iter(row.items()))
         engine.events.emit("image", "untag" if action == "Untagged" else "delete", image.id, {"name": name})
-    return json_response(done)
+    return done
 
 
 async def prune(engine: Engine, request: Request, parameters: dict[str, str]) -> Response:
-    wanted = filters_module.parse(request.query.get("filters", ""), ("dangling", "label", "until"))
+    wanted = filters_module.parse(request.query.get("filters", ""), selection.PRUNE_FILTERS)
     only_dangling = filters_module.boolean(wanted, "dangling") is not False
-    users = [(c.record.image_id, c.id) for c in engine.containers.by_id.values()]
-    used = {image_id for image_id, _ in users}
+    used = {image_id for image_id, _ in engine.images.uses.all()}
+    every = [image for image in engine.images.all() if not image.read_only and not engine.images.is_host(image)]
+    before = usage.layer_bytes(every)
     done: list[dict[str, str]] = []
-    freed = 0
-    for image in engine.images.all():
+    for image in selection.select(every, wanted, engine.images.resolve, time.time()):
         if image.id in used or (only_dangling and image.names):
             continue
         try:
-            done += await engine.images.remove(image.id, force=True, used_by=users)
-            freed += image.size
-        except NotFound:
+            done += await _remove(engine, image, image.id, force=True)
+        except (NotFound, Conflict):  # another engine was faster, or needs it now
             continue
+    freed = sum(before.get(row.get("Deleted", ""), 0) for row in done)
     return json_response({"ImagesDeleted": done or None, "SpaceReclaimed": freed})
 
 

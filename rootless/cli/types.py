@@ -12,11 +12,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rootless.cli.flags import FlagError
+from rootless.model.moments import duration
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([kKmMgGtTpP])?([iI]?[bB])?")
-_DURATION_PART = re.compile(r"(\d+\.?\d*|\.\d+)(ns|us|µs|μs|ms|s|m|h)")
-_NANOSECONDS = {"ns": 1, "us": 10**3, "µs": 10**3, "μs": 10**3, "ms": 10**6, "s": 10**9, "m": 60 * 10**9}
-_NANOSECONDS["h"] = 3600 * 10**9
 
 if TYPE_CHECKING:
     _ParamType = click.ParamType[Any]
@@ -51,23 +49,6 @@ def size(text: str) -> int:
         raise ValueError(f"invalid size: '{text}'")
     number, unit, _ = match.groups()
     return int(Fraction(number) * 1024 ** (" kmgtp".index(unit.lower()) if unit else 0))
-
-
-def duration(text: str) -> int:
-    """("1m30s") -> nanoseconds, as Go's time.ParseDuration reads it. Raises ValueError."""
-    sign, rest = (-1, text[1:]) if text.startswith("-") else (1, text.removeprefix("+"))
-    if rest == "0":
-        return 0
-    total, at = Fraction(0), 0
-    for match in _DURATION_PART.finditer(rest):
-        if match.start() != at:
-            break
-        total += Fraction(match[1].rstrip(".")) * _NANOSECONDS[match[2]]
-        at = match.end()
-    if not rest or at != len(rest):
-        missing = re.fullmatch(r"\d+\.?\d*", rest)
-        raise ValueError(f'time: {"missing unit in" if missing else "invalid"} duration "{text}"')
-    return int(sign * total)
 
 
 def integer(text: str) -> int:

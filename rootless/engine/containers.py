@@ -20,10 +20,11 @@ from rootless.engine.events import Events
 from rootless.engine.link import Link
 from rootless.engine.logs import LogWriter
 from rootless.engine.networks import Networks, device_problem, publications_of
-from rootless.engine.record import Records, State, new_id, new_name
+from rootless.engine.record import Record, Records, State, new_id, new_name
 from rootless.engine.specification import container_spec, signal_number
 from rootless.engine.starting import Start
 from rootless.engine.volumes import Volumes
+from rootless.images.image import Image
 from rootless.images.images import Images
 from rootless.launcher import messages
 from rootless.launcher.client import Launcher, LauncherGone, LaunchFailure
@@ -57,6 +58,7 @@ class Containers:
             self.by_id[record.id] = Container(record, state)
             if state.status == states.RUNNING:
                 self.networks.adopt(record.id, state.networks)
+        self._images.uses.put_right({c.id: c.record.image_id for c in self.by_id.values()})
 
     # ------------------------------------------------------------------------------------------------ finding
     def find(self, text: str) -> Container:
@@ -88,6 +90,20 @@ class Containers:
         if not image_name:
             raise InvalidParameter("no image specified")
         image = self._images.resolve(image_name)
+        container_id = new_id()
+        await self._images.use(container_id, image)  # the last await: names are checked and taken in one go
+        try:
+            record, warnings = self._make(body, name, image, container_id)
+        except BaseException:
+            self._images.uses.remove(container_id)
+            raise
+        container = self.by_id[record.id] = Container(record, State())
+        self._events.emit("container", "create", record.id, container.attributes)
+        if record.host_config["NetworkMode"] == "bridge" and (problem := device_problem()):
+            warnings.append(problem)
+        return record.id, [*warnings, *await self._id_warnings()]
+
+    def _make(self, body: Mapping[str, Any], name: str, image: Image, container_id: str) -> tuple[Record, list[str]]:
         taken = {container.name: container.id for container in self.by_id.values()}
         if name in taken:
             raise Conflict(
@@ -98,7 +114,7 @@ class Containers:
             record, warnings = creation.make_record(
                 body,
                 image.process_config,
-                container_id=new_id(),
+                container_id=container_id,
                 name=name or new_name(taken),
                 created=clock.rfc3339(time.time_ns()),
                 image_id=image.id,
@@ -106,11 +122,7 @@ class Containers:
                 new_volume=volumes.new,
             )
             self.records.add(record)
-        container = self.by_id[record.id] = Container(record, State())
-        self._events.emit("container", "create", record.id, container.attributes)
-        if record.host_config["NetworkMode"] == "bridge" and (problem := device_problem()):
-            warnings.append(problem)
-        return record.id, [*warnings, *await self._id_warnings()]
+        return record, warnings
 
     async def _id_warnings(self) -> list[str]:
         await self.link.get()
@@ -299,6 +311,7 @@ class Containers:
         container.state.status = states.follow(container.state.status, "remove", container.name)
         self.records.discard(container.id)
         del self.by_id[container.id]
+        self._images.uses.remove(container.id)
         if volumes:
             self._volumes.remove_anonymous(container.record)
         self._events.emit("container", "destroy", container.id, container.attributes)

@@ -97,7 +97,7 @@ def setting_rows(settings: Settings) -> list[dict[str, str]]:
         if field.name == "origins":
             continue
         value = getattr(settings, field.name)
-        text = ",".join(value) if isinstance(value, tuple) else str(value)
+        text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
         rows.append({"Name": field.name, "Value": text, "Origin": settings.origins.get(field.name, "default")})
     return rows
 

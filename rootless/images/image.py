@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,24 @@ HOST_NAME = "docker.io/library/host:latest"
 @dataclass(frozen=True)
 class Image:
     """`id` is the digest of the configuration blob. `config` the whole configuration (OCI image-spec config.md).
-    `names` are canonical names with a tag; `size` the bytes of the uncompressed layers."""
+    `names` are canonical names with a tag. `manifest_digest` is that of our manifest, over unpacked layers of
+    `layer_bytes` each; `pulled_manifests` are the registries' own, blobs of the store (see store.layout).
+    `read_only`: it is in an additional store and not in ours."""
 
     id: str
     config: dict[str, Any]
     manifest_digest: str
     layers: tuple[str, ...]
+    layer_bytes: tuple[int, ...] = ()
     names: tuple[str, ...] = ()
-    digests: tuple[str, ...] = ()  # repository@digest it was pulled by
-    size: int = 0
+    digests: tuple[str, ...] = ()  # repository@digest it was pulled as, canonical
+    pulled_manifests: tuple[str, ...] = ()
+    read_only: bool = False
+
+    @property
+    def size(self) -> int:
+        """Bytes of the unpacked layers."""
+        return sum(self.layer_bytes)
 
     @property
     def process_config(self) -> dict[str, Any]:
@@ -35,6 +45,11 @@ class Image:
         return [reference.parse(name).familiar for name in self.names]
 
     @property
+    def repo_digests(self) -> list[str]:
+        """As docker shows them: debian@sha256:…"""
+        return [reference.parse(digest).familiar for digest in self.digests]
+
+    @property
     def created(self) -> str:
         return str(self.config.get("created") or "0001-01-01T00:00:00Z")
 
@@ -44,7 +59,7 @@ class Image:
         return {
             "Id": self.id,
             "RepoTags": self.repo_tags,
-            "RepoDigests": list(self.digests),
+            "RepoDigests": self.repo_digests,
             "Parent": "",
             "Comment": (self.config.get("history") or [{}])[-1].get("comment", ""),
             "Created": self.created,
@@ -82,21 +97,31 @@ class Image:
 
     def history(self) -> list[dict[str, Any]]:
         """The shape of GET /images/{name}/history, newest first."""
-        rows = []
-        for row in reversed(self.config.get("history") or []):
+        sizes = list(self.layer_bytes)
+        rows: list[dict[str, Any]] = []
+        for row in self.config.get("history") or []:
             rows.append(
                 {
                     "Id": "<missing>",
-                    "Created": row.get("created", ""),
+                    "Created": seconds(row.get("created") or ""),
                     "CreatedBy": row.get("created_by", ""),
                     "Tags": None,
-                    "Size": 0,
+                    "Size": 0 if row.get("empty_layer") or not sizes else sizes.pop(0),
                     "Comment": row.get("comment", ""),
                 }
             )
+        rows.reverse()
         if rows:
             rows[0] |= {"Id": self.id, "Tags": self.repo_tags or None}
         return rows
+
+
+def seconds(created: str) -> int:
+    """RFC 3339 -> Unix time, 0 for what is none."""
+    try:
+        return int(datetime.fromisoformat(created.replace("Z", "+00:00")[:19] + "+00:00").timestamp())
+    except ValueError:
+        return 0
 
 
 @dataclass(frozen=True)

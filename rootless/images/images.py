@@ -1,12 +1,13 @@
-"""The images of one data root: found by any of their names, listed, tagged, removed; what they are made of.
+"""The images of one data root and its additional, read-only stores: found by any of their names, listed, tagged,
+removed.
 
 Called by the engine. Everything that waits for a disk is done in worker threads; the pieces that make images are in
-`importing`, `loading` and `pulling`."""
+`importing`, `loading` and `pulling`, those that take them away in `removing`."""
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import trio
@@ -14,23 +15,35 @@ import trio
 from rootless.images import host
 from rootless.images.image import Image, ImageSource
 from rootless.images.importing import ImportRequest, import_archive
-from rootless.images.storing import Progress, place_name
+from rootless.images.storing import Progress, diff_ids, name_of, place_image, place_name
 from rootless.model import reference
-from rootless.model.errors import Conflict, InvalidParameter, NotFound
+from rootless.model.errors import Conflict, InvalidParameter, NotFound, RootlessError
 from rootless.model.platforms import Platform
 from rootless.settings import Settings
-from rootless.store.layout import NAME_ANNOTATION, Layout, hex_of
+from rootless.store import files
+from rootless.store.layout import MANIFEST_ANNOTATION, PULLED_ANNOTATION, Layout, hex_of
+from rootless.store.uses import Uses
 
 _MIN_ID_PREFIX = 4
+
+
+@dataclass
+class _Found:
+    """An image's entries of all stores: ours come first."""
+
+    entries: list[dict[str, Any]]
+    read_only: bool
 
 
 class Images:
     """`prepare()` first."""
 
     def __init__(self, settings: Settings) -> None:
-        self.layout = Layout(settings.data_root)
+        self.layout = Layout(settings.data_root, settings.additional_stores)
+        self.uses = Uses(settings.data_root, settings.state_root)
         self._host = host.host_image()
         self._settings = settings
+        self._parsed: dict[str, Image] = {}  # by manifest digest: what never changes of an image
 
     async def prepare(self) -> None:
         """Make the store's directories. Raises RootlessError."""
@@ -39,40 +52,36 @@ class Images:
     # ------------------------------------------------------------------------------------------------ finding
     def all(self) -> list[Image]:
         """Every image, tagged or not; one whose blobs are missing is passed over."""
-        by_digest: dict[str, list[dict[str, Any]]] = {}
-        for entry in self.layout.entries():
-            by_digest.setdefault(entry["digest"], []).append(entry)
-        found = []
-        for digest, entries in by_digest.items():
+        by_digest: dict[str, _Found] = {}
+        taken: set[str] = set()
+        for layout in (self.layout, *self.layout.additional):
+            names = {name for entry in layout.entries() if (name := name_of(entry))}
+            for entry in layout.entries():
+                found = by_digest.setdefault(entry["digest"], _Found([], layout is not self.layout))
+                if name_of(entry) not in taken:
+                    found.entries.append(entry)
+            taken |= names
+        made = []
+        for digest, found in by_digest.items():
             try:
-                found.append(self._image(digest, entries))
-            except KeyError:
+                made.append(self._image(digest, found))
+            except (KeyError, RootlessError):
                 continue
-        return [*found, self._host]
+        if len(self._parsed) > 2 * len(by_digest) + 100:
+            self._parsed = {digest: image for digest, image in self._parsed.items() if digest in by_digest}
+        return [*made, self._host]
 
-    def _image(self, manifest_digest: str, entries: Sequence[dict[str, Any]]) -> Image:
-        manifest = self.layout.json_blob(manifest_digest)
-        config_digest = manifest["config"]["digest"]
-        config = self.layout.json_blob(config_digest)
-        annotations = [entry.get("annotations") or {} for entry in entries]
-        names = tuple(sorted(a[NAME_ANNOTATION] for a in annotations if a.get(NAME_ANNOTATION)))
-        digests = {f"{reference.parse(name).familiar_repository}@{manifest_digest}" for name in names}
-        layers = tuple(config.get("rootfs", {}).get("diff_ids", []))
-        return Image(
-            id=config_digest,
-            config=config,
-            manifest_digest=manifest_digest,
-            layers=layers,
-            names=names,
-            digests=tuple(sorted(digests)),
-            size=sum(self._layer_bytes(layer) for layer in layers),
+    def _image(self, digest: str, found: _Found) -> Image:
+        if (parsed := self._parsed.get(digest)) is None:
+            parsed = self._parsed[digest] = parse_image(self.layout, digest)
+        annotations = [entry.get("annotations") or {} for entry in found.entries]
+        return replace(
+            parsed,
+            names=tuple(sorted({name for entry in found.entries if (name := name_of(entry))})),
+            digests=tuple(sorted({a[PULLED_ANNOTATION] for a in annotations if PULLED_ANNOTATION in a})),
+            pulled_manifests=tuple(sorted({a[MANIFEST_ANNOTATION] for a in annotations if MANIFEST_ANNOTATION in a})),
+            read_only=found.read_only,
         )
-
-    def _layer_bytes(self, diff_id: str) -> int:
-        try:
-            return (self.layout.layer(diff_id) / "layer.tar").stat().st_size
-        except OSError:
-            return 0
 
     def resolve(self, text: str) -> Image:
         """By name, name@digest, id, or a prefix of the id. Raises NotFound, InvalidParameter (ambiguous)."""
@@ -90,7 +99,8 @@ class Images:
             raise NotFound(f"No such image: {text}") from None
         for image in images:
             if asked.digest:
-                if asked.digest in (image.manifest_digest, image.id):
+                theirs = {digest.rpartition("@")[2] for digest in image.digests}
+                if asked.digest in theirs | {image.manifest_digest, image.id, *image.pulled_manifests}:
                     return image
             elif asked.name in image.names:
                 return image
@@ -98,10 +108,13 @@ class Images:
 
     def source(self, image: Image) -> ImageSource:
         """What to mount for this image."""
-        if image is self._host:
+        if image.id == self._host.id:
             return host.host_source()
         tree = self.layout.tree(image.layers)
         return ImageSource(tree.name[:32], "tree", tree, tuple(self.layout.layer(layer) for layer in image.layers))
+
+    def is_host(self, image: Image) -> bool:
+        return image.id == self._host.id
 
     # ------------------------------------------------------------------------------------------------ making
     async def import_image(self, chunks: AsyncIterator[bytes], request: ImportRequest) -> Image:
@@ -126,66 +139,59 @@ class Images:
     async def tag(self, image: Image, repository: str, tag: str) -> None:
         """Give an image a further name, taken from another image if that has it. Raises InvalidParameter."""
         name = reference.parse(f"{repository}:{tag}" if tag else repository).name
-        if image is self._host:
+        if self.is_host(image):
             raise Conflict("the image host is this machine itself: it cannot be given other names, nor its own away")
-        await trio.to_thread.run_sync(set_name, self.layout, image.manifest_digest, name)
+        await trio.to_thread.run_sync(self._tag, image, name)
+
+    def _tag(self, image: Image, name: str) -> None:
+        if image.read_only:  # its layers stay where they are
+            with files.temporary_directory(self.layout.temporary) as staging:
+                self.layout.hold(staging, image.layers)
+                place_image(self.layout, {}, self.layout.blob(image.id), [name], staging)
+            return
+        with self.layout.changing() as entries:
+            if not any(entry["digest"] == image.manifest_digest for entry in entries):
+                raise NotFound(f"No such image: {image.id}")
+            place_name(entries, image.manifest_digest, name)
 
     # ------------------------------------------------------------------------------------------------ removing
-    async def remove(self, text: str, *, force: bool, used_by: Collection[tuple[str, str]]) -> list[dict[str, str]]:
-        """docker's rmi: a name loses its tag; the last name, or an id, deletes the image. `used_by` are (image id,
-        container id) pairs. Raises NotFound, Conflict."""
+    async def remove(self, text: str, *, force: bool) -> list[dict[str, str]]:
+        """docker's rmi: a name loses its tag; the last name, or an id, deletes the image. Raises NotFound, Conflict
+        (other names, or a container of any engine needs it)."""
+        from rootless.images.removing import remove_image
+
         image = self.resolve(text)
-        if image is self._host:
+        if self.is_host(image):
             raise Conflict("conflict: unable to delete host: it is this machine's own root directory")
-        by_id = hex_of(image.id).startswith(text.removeprefix("sha256:")) and len(text) >= _MIN_ID_PREFIX
-        if by_id and len(image.names) > 1 and not force:
-            raise Conflict(
-                f"conflict: unable to delete {hex_of(image.id)[:12]} (must be forced) - "
-                "image is referenced in multiple repositories"
-            )
-        going = list(image.names) if by_id else [reference.parse(text).name]
-        last = set(going) >= set(image.names)
-        user = next((container for used, container in used_by if used == image.id), None)
-        if last and user is not None and (by_id or not force):
-            raise Conflict(
-                f"conflict: unable to remove repository reference {text!r} (must force) - container {user[:12]} is "
-                f"using its referenced image {hex_of(image.id)[:12]}"
-            )
-        return await trio.to_thread.run_sync(self._remove, image, going, last and user is None)
+        if image.read_only:
+            raise Conflict(f"conflict: unable to delete {text}: it is in a read-only store (additional_stores)")
+        return await trio.to_thread.run_sync(remove_image, self.layout, self.uses, image, text, force)
 
-    def _remove(self, image: Image, names: Sequence[str], delete: bool) -> list[dict[str, str]]:
+    async def use(self, container_id: str, image: Image) -> None:
+        """Note that a container needs an image, which is there at that moment. Raises NotFound."""
+        await trio.to_thread.run_sync(self._use, container_id, image)
+
+    def _use(self, container_id: str, image: Image) -> None:
         with self.layout.changing() as entries:
-            mine = [entry for entry in entries if entry["digest"] == image.manifest_digest]
-            kept = [e for e in mine if (e.get("annotations") or {}).get(NAME_ANNOTATION) not in (*names, None)]
-            entries[:] = [entry for entry in entries if entry["digest"] != image.manifest_digest] + kept
-            if not kept and not delete:
-                entries.append({key: value for key, value in mine[0].items() if key != "annotations"})
-        done = [{"Untagged": reference.parse(name).familiar} for name in names]
-        if delete:
-            done += [{"Deleted": image.id}, *({"Deleted": layer} for layer in self.collect())]
-        return done
-
-    def collect(self) -> list[str]:
-        """Remove blobs, trees and layers that no image needs; returns the diff ids of the layers."""
-        with self.layout.changing():  # nobody may name an image meanwhile
-            images = [image for image in self.all() if image is not self._host]
-            blobs = {hex_of(image.manifest_digest) for image in images} | {hex_of(image.id) for image in images}
-            layers = {hex_of(layer) for image in images for layer in image.layers}
-            trees = {self.layout.tree(image.layers).name for image in images}
-            for path in (*self.layout.blobs_on_disk(), *self.layout.trees.iterdir()):
-                if path.name not in blobs | trees:
-                    path.unlink(missing_ok=True)
-            removed = []
-            for path in self.layout.layers.iterdir():
-                if path.name not in layers:
-                    shutil.rmtree(path, ignore_errors=True)
-                    removed.append(f"sha256:{path.name}")
-            return removed
+            own = any(entry["digest"] == image.manifest_digest for entry in entries)
+            if not own and not image.read_only and not self.is_host(image):
+                raise NotFound(f"No such image: {image.id}")
+            self.uses.add(container_id, image.id)
 
 
-def set_name(layout: Layout, manifest_digest: str, name: str) -> None:
-    """Point a name at a manifest that is stored. Raises NotFound where it has just been removed."""
-    with layout.changing() as entries:
-        if not any(entry["digest"] == manifest_digest for entry in entries):
-            raise NotFound(f"No such image: {manifest_digest}")
-        place_name(entries, manifest_digest, name)
+def parse_image(layout: Layout, manifest_digest: str) -> Image:
+    """An image without its names. Raises KeyError (a blob is missing), RootlessError (damaged)."""
+    manifest = layout.json_blob(manifest_digest)
+    try:
+        config_digest = manifest["config"]["digest"]
+        sizes = tuple(int(layer["size"]) for layer in manifest["layers"])
+    except (KeyError, TypeError, ValueError):
+        raise RootlessError(f"the manifest {manifest_digest} is damaged") from None
+    config = layout.json_blob(config_digest)
+    return Image(
+        id=config_digest,
+        config=config,
+        manifest_digest=manifest_digest,
+        layers=tuple(diff_ids(config)),
+        layer_bytes=sizes,
+    )

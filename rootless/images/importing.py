@@ -12,7 +12,7 @@ from typing import Any
 import trio
 
 from rootless.images import changes
-from rootless.images.storing import LayerBeingStored, place_image, plain_manifest, write_ahead
+from rootless.images.storing import LayerBeingStored, place_image, write_ahead
 from rootless.model import platforms, reference
 from rootless.model.platforms import Platform
 from rootless.store import files
@@ -60,6 +60,5 @@ class _Making:
             "history": [{"created": now, "comment": request.message or "Imported from -"}],
         }
         encoded = json.dumps(image_config).encode()
-        manifest = plain_manifest(encoded, [(layer.diff_id, layer.size)])
         made = {layer.diff_id: self._layer.directory}
-        return place_image(self._layout, made, encoded, manifest, [name], self._directory)
+        return place_image(self._layout, made, encoded, [name], self._directory)

@@ -22,7 +22,6 @@ from rootless.images.storing import (
     diff_ids,
     parse_json,
     place_image,
-    plain_manifest,
     write_ahead,
 )
 from rootless.model import platforms, reference
@@ -144,8 +143,9 @@ class _Archive:
             raise InvalidParameter("manifest.json and the configuration do not list the same layers")
         names = [reference.parse(str(tag)).name for tag in tags]
         made: dict[str, Path] = {}
-        sizes = [(d, self._store(str(path), d, made)) for path, d in zip(paths, wanted, strict=True)]
-        return self._place(made, config, plain_manifest(config, sizes), names)
+        for path, diff_id in zip(paths, wanted, strict=True):
+            self._store(str(path), diff_id, made)
+        return self._place(made, config, names)
 
     def _load_oci(self, entry: Mapping[str, Any], name: str) -> list[str]:
         annotations = entry.get("annotations")
@@ -165,10 +165,10 @@ class _Archive:
         for layer, diff_id in zip(layers, wanted, strict=True):
             digest = str(layer.get("digest"))
             self._store(f"blobs/sha256/{hex_of(digest)}", diff_id, made, digest)
-        return [self._place(made, config, data, [reference.parse(name).name] if name else [])]
+        return [self._place(made, config, [reference.parse(name).name] if name else [])]
 
-    def _place(self, made: dict[str, Path], config: bytes, manifest: bytes, names: list[str]) -> str:
-        image_id = place_image(self._layout, made, config, manifest, names, self._staging)
+    def _place(self, made: dict[str, Path], config: bytes, names: list[str]) -> str:
+        image_id = place_image(self._layout, made, config, names, self._staging)
         for name in names:
             self._progress({"stream": f"Loaded image: {reference.parse(name).familiar}\n"})
         if not names:

@@ -10,13 +10,13 @@ from typing import Any
 import trio
 
 from rootless.images.registry import INDEXES, MANIFESTS, Registry
-from rootless.images.storing import LayerBeingStored, Progress, diff_ids, parse_json, place_image, write_ahead
+from rootless.images.storing import LayerBeingStored, Progress, Pulled, diff_ids, parse_json, place_image, write_ahead
 from rootless.model.errors import InvalidParameter, NotFound
 from rootless.model.platforms import Platform
 from rootless.model.reference import Reference
 from rootless.settings import Settings
 from rootless.store import files
-from rootless.store.layout import Layout, hex_of
+from rootless.store.layout import MANIFEST_ANNOTATION, Layout, hex_of
 
 LAYERS_AT_ONCE = 3
 REPORT_BYTES = 1 << 20
@@ -45,10 +45,11 @@ async def pull_image(
             staging = await trio.to_thread.run_sync(cleaning.enter_context, files.temporary_directory(layout.temporary))
             made = await _layers(registry, layout, descriptors, layers, staging, progress)
             names = [wanted.name] if wanted.tag else []
+            pulled = Pulled(manifest, f"{wanted.repository}@{shown}")
             before = await trio.to_thread.run_sync(layout.entries)
-            image_id = await trio.to_thread.run_sync(place_image, layout, made, config, manifest, names, staging)
+            image_id = await trio.to_thread.run_sync(place_image, layout, made, config, names, staging, pulled)
     progress({"status": f"Digest: {shown}"})
-    new = not any(entry["digest"] == digest for entry in before)
+    new = not any((entry.get("annotations") or {}).get(MANIFEST_ANNOTATION) == digest for entry in before)
     what = "Downloaded newer image" if new else "Image is up to date"
     progress({"status": f"Status: {what} for {wanted.familiar}"})
     return image_id
@@ -77,7 +78,7 @@ async def _layers(
     progress: Progress,
 ) -> dict[str, Path]:
     """Fetch those that are not here; diff id to directory."""
-    here = await trio.to_thread.run_sync(lambda: {layer for layer in layers if layout.layer(layer).exists()})
+    here = await trio.to_thread.run_sync(layout.hold, staging, layers)
     made: dict[str, Path] = {}
     limit = trio.CapacityLimiter(LAYERS_AT_ONCE)
     try:

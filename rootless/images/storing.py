@@ -7,6 +7,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,14 @@ from rootless.images import compression
 from rootless.images.image import HOST_NAME
 from rootless.model.errors import Conflict, InvalidParameter, RootlessError
 from rootless.store import files
-from rootless.store.layout import NAME_ANNOTATION, Layout, hex_of
+from rootless.store.layout import (
+    MANIFEST_ANNOTATION,
+    NAME_ANNOTATION,
+    PULLED_ANNOTATION,
+    REF_ANNOTATION,
+    Layout,
+    hex_of,
+)
 
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 OCI_CONFIG = "application/vnd.oci.image.config.v1+json"
@@ -127,37 +135,89 @@ def diff_ids(config: Mapping[str, Any]) -> list[str]:
     return found
 
 
+@dataclass(frozen=True)
+class Pulled:
+    """What a registry gave: its manifest of this image, and the repository@digest it was asked for as (an index's
+    digest, where there is one)."""
+
+    manifest: bytes
+    name: str
+
+
 def place_image(
-    layout: Layout, made: Mapping[str, Path], config: bytes, manifest: bytes, names: Sequence[str], staging: Path
+    layout: Layout,
+    made: Mapping[str, Path],
+    config: bytes,
+    names: Sequence[str],
+    staging: Path,
+    pulled: Pulled | None = None,
 ) -> str:
     """Layers (diff id to directory), tree, blobs, and at last the entries that make them an image; returns its id.
 
-    Under the lock, see Images.collect. Raises InvalidParameter, Conflict (name), RootlessError (disk)."""
+    The layers that are not in `made` are held (Layout.hold). Raises InvalidParameter, Conflict (name), RootlessError
+    (disk)."""
     layers = diff_ids(parse_json(config, "the image's configuration"))
+    places = {layer: made.get(layer) or layout.layer(layer) for layer in layers}
     try:
+        manifest = plain_manifest(config, [(layer, _tar_bytes(places[layer])) for layer in layers])
+        merged = staging / "tree"
+        if not layout.tree(layers).exists():
+            merge_tree([places[layer] for layer in layers], merged)
         with layout.changing() as entries:
-            for diff_id, directory in made.items():
-                layout.place_layer(directory, diff_id)
-            if missing := [layer for layer in layers if not layout.layer(layer).exists()]:
-                raise RootlessError(f"layer {missing[0]} was removed meanwhile; try again")
-            tree = layout.tree(layers)
-            if not tree.exists():
-                merge_tree([layout.layer(layer) for layer in layers], staging / "tree")
-                (staging / "tree").rename(tree)
-                files.sync_directory(tree.parent)
-            config_digest = layout.put_blob(config)
-            digest = layout.put_blob(manifest)
-            if not any(entry["digest"] == digest for entry in entries):
-                entries.append({"mediaType": OCI_MANIFEST, "digest": digest, "size": len(manifest)})
+            _place_parts(layout, made, layers, merged)
+            entry = _place_blobs(layout, staging, config, manifest, pulled)
+            present = next((one for one in entries if one["digest"] == entry["digest"]), None)
+            if present is None:
+                entries.append(entry)
+            else:
+                present["annotations"] = {**(present.get("annotations") or {}), **(entry.get("annotations") or {})}
             for name in names:
-                place_name(entries, digest, name)
+                place_name(entries, entry["digest"], name)
     except (LayerError, OSError) as error:
         raise explained(error) from error
-    return config_digest
+    return f"sha256:{hashlib.sha256(config).hexdigest()}"
+
+
+def _place_parts(layout: Layout, made: Mapping[str, Path], layers: Sequence[str], merged: Path) -> None:
+    for diff_id, directory in made.items():
+        layout.place_layer(directory, diff_id)
+    if missing := [layer for layer in layers if not layout.layer(layer).exists()]:
+        raise RootlessError(f"layer {missing[0]} was removed meanwhile; try again")
+    for layer in layers:
+        layout.link_layer(layer)
+    tree = layout.tree(layers)
+    if not tree.exists():
+        if not merged.exists():
+            merge_tree([layout.layer(layer) for layer in layers], merged)
+        merged.rename(tree)
+    for directory in (layout.layers, layout.trees):
+        files.sync_directory(directory)
+
+
+def _place_blobs(
+    layout: Layout, staging: Path, config: bytes, manifest: bytes, pulled: Pulled | None
+) -> dict[str, Any]:
+    """Returns the entry for index.json."""
+    layout.place_blob(staging, config)
+    digest = layout.place_blob(staging, manifest)
+    entry: dict[str, Any] = {"mediaType": OCI_MANIFEST, "digest": digest, "size": len(manifest)}
+    if pulled is not None:
+        theirs = layout.place_blob(staging, pulled.manifest)
+        entry["annotations"] = {PULLED_ANNOTATION: pulled.name, MANIFEST_ANNOTATION: theirs}
+    files.sync_directory(layout.blobs)
+    return entry
+
+
+def _tar_bytes(layer: Path) -> int:
+    try:
+        return (layer / "layer.tar").stat().st_size
+    except FileNotFoundError:
+        raise RootlessError(f"layer sha256:{layer.name} was removed meanwhile; try again") from None
 
 
 def plain_manifest(config: bytes, layers: Sequence[tuple[str, int]]) -> bytes:
-    """An OCI manifest over layers that are kept as plain tars: (digest, bytes)."""
+    """An OCI manifest over layers that are kept as plain tars: (digest, bytes). The same image has the same one
+    wherever it came from."""
     manifest = {
         "schemaVersion": 2,
         "mediaType": OCI_MANIFEST,
@@ -178,19 +238,33 @@ def place_name(entries: list[dict[str, Any]], digest: str, name: str) -> None:
     if name == HOST_NAME:
         raise Conflict("the image host is this machine itself: it cannot be given other names, nor its own away")
     for entry in list(entries):
-        if (entry.get("annotations") or {}).get(NAME_ANNOTATION) == name:
+        if name_of(entry) == name:
             if entry["digest"] == digest:
                 return
-            others = [e for e in entries if e["digest"] == entry["digest"] and e is not entry]
-            if others:
-                entries.remove(entry)
-            else:
-                entry.pop("annotations")
-    bare = next(entry for entry in entries if entry["digest"] == digest)
-    if bare.get("annotations"):
-        entries.append({**bare, "annotations": {NAME_ANNOTATION: name}})
-    else:
-        bare["annotations"] = {NAME_ANNOTATION: name}
+            drop_name(entries, entry)
+    bare = next((one for one in entries if one["digest"] == digest and not name_of(one)), None)
+    if bare is None:
+        like = next(entry for entry in entries if entry["digest"] == digest)
+        bare = {**like, "annotations": dict(like.get("annotations") or {})}
+        entries.append(bare)
+    bare["annotations"] = {**(bare.get("annotations") or {}), NAME_ANNOTATION: name, REF_ANNOTATION: name}
+
+
+def drop_name(entries: list[dict[str, Any]], entry: dict[str, Any]) -> None:
+    """Take its name from an entry; the last of an image stays, without one."""
+    if any(other is not entry and other["digest"] == entry["digest"] for other in entries):
+        entries.remove(entry)
+        return
+    kept = {k: v for k, v in entry["annotations"].items() if k not in (NAME_ANNOTATION, REF_ANNOTATION)}
+    entry.pop("annotations")
+    if kept:
+        entry["annotations"] = kept
+
+
+def name_of(entry: Mapping[str, Any]) -> str:
+    """The canonical name of an entry of index.json, "" where it has none."""
+    annotations = entry.get("annotations")
+    return str(annotations.get(NAME_ANNOTATION) or "") if isinstance(annotations, dict) else ""
 
 
 def explained(error: LayerError | OSError) -> RootlessError:

@@ -11,9 +11,9 @@ from rootless.cli import limits, networks, ports, types
 from rootless.cli.detach_keys import DetachMatcher, key_bytes
 from rootless.cli.env_files import environment_list, parse_env_file
 from rootless.cli.flags import FlagError
-from rootless.cli.moments import query_moment
 from rootless.cli.mounts import mounts, tmpfs, volumes
 from rootless.model.errors import InvalidParameter
+from rootless.model.moments import query_moment
 
 
 @pytest.mark.parametrize(

@@ -87,11 +87,13 @@ def test_names_move_and_images_go_with_their_last_name(tmp_path: Path) -> None:
     assert images.resolve(first).names == ()
     trio.run(images.tag, images.resolve(first), "b", "2")
 
-    async def remove(text: str, used: tuple[tuple[str, str], ...] = ()) -> list[dict[str, str]]:
-        return await images.remove(text, force=False, used_by=used)
+    async def remove(text: str) -> list[dict[str, str]]:
+        return await images.remove(text, force=False)
 
-    with pytest.raises(Conflict, match="is using its referenced image"):
-        trio.run(remove, "b:2", ((first, "c" * 64),))
+    trio.run(images.use, "c" * 64, images.resolve(first))
+    with pytest.raises(Conflict, match="container cccccccccccc is using its referenced image"):
+        trio.run(remove, "b:2")
+    images.uses.remove("c" * 64)
     assert trio.run(remove, "b:2") == [{"Untagged": "b:2"}, {"Deleted": first}]
     removed = trio.run(remove, "a")
     assert [next(iter(row)) for row in removed] == ["Untagged", "Deleted", "Deleted"]
@@ -155,7 +157,7 @@ def test_the_built_in_image_stays_as_it_is(tmp_path: Path) -> None:
     assert (source.kind, source.tree) == ("directory", Path("/"))
     assert {"home", "proc", "tmp"} <= set(source.exclude)
     with pytest.raises(Conflict, match="unable to delete host"):
-        trio.run(functools.partial(images.remove, "host", force=True, used_by=[]))
+        trio.run(functools.partial(images.remove, "host", force=True))
     with pytest.raises(Conflict, match="this machine itself"):
         trio.run(images.tag, built_in, "mine", "")
     imported(images, TAR, "a")

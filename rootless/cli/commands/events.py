@@ -9,8 +9,8 @@ from rootless.cli.command import command as declare
 from rootless.cli.command import flag
 from rootless.cli.invocation import Invocation
 from rootless.cli.listing import executed, go_json, parsed
-from rootless.cli.moments import query_moment
 from rootless.cli.types import FILTER, filters
+from rootless.model.moments import query_moment
 
 
 @declare("events")

@@ -7,9 +7,9 @@ import time
 from rootless.cli.command import command as declare
 from rootless.cli.command import flag, switch
 from rootless.cli.invocation import Invocation
-from rootless.cli.moments import query_moment
 from rootless.cli.output import copy_stream
 from rootless.client.client import segment
+from rootless.model.moments import query_moment
 
 
 @declare("logs", "CONTAINER", (1, 1))

@@ -1,0 +1,91 @@
+"""`rmi`, and the collection of what no image needs any more: marked from the roots, then swept.
+
+Roots are the entries of index.json and the layers that images in the making hold. Everything is decided under the lock,
+under which images are placed as well: a pull finds its layers as it left them. Files are only renamed there; deleting
+them, which takes its time, comes after."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from typing import Any
+
+from rootless.images.image import Image
+from rootless.images.storing import drop_name, name_of
+from rootless.model import reference
+from rootless.model.errors import Conflict, RootlessError
+from rootless.store.layout import MANIFEST_ANNOTATION, Layout, hex_of
+from rootless.store.uses import Uses
+
+_MIN_ID_PREFIX = 4
+
+
+def remove_image(layout: Layout, uses: Uses, image: Image, text: str, force: bool) -> list[dict[str, str]]:
+    """See Images.remove. Blocking."""
+    by_id = hex_of(image.id).startswith(text.removeprefix("sha256:")) and len(text) >= _MIN_ID_PREFIX
+    by_digest = "@" in text and not by_id
+    with layout.changing() as entries:
+        mine = [entry for entry in entries if entry["digest"] == image.manifest_digest]
+        names = [name for entry in mine if (name := name_of(entry))]
+        if by_id and len(names) > 1 and not force:
+            raise Conflict(
+                f"conflict: unable to delete {hex_of(image.id)[:12]} (must be forced) - "
+                "image is referenced in multiple repositories"
+            )
+        going = names if by_id or (by_digest and not names) else _named(names, text, by_digest)
+        last = set(going) >= set(names)
+        user = next((who for used, who in uses.all() if used == image.id), None)
+        if last and user is not None and (by_id or not force):
+            raise Conflict(
+                f"conflict: unable to remove repository reference {text!r} (must force) - container {user} is "
+                f"using its referenced image {hex_of(image.id)[:12]}"
+            )
+        delete = last and user is None
+        for entry in mine:
+            if delete:
+                entries.remove(entry)
+            elif name_of(entry) in going:
+                drop_name(entries, entry)
+    done = [{"Untagged": reference.parse(name).familiar} for name in going]
+    if delete:
+        done += [{"Untagged": reference.parse(digest).familiar} for digest in image.digests]
+        done += [{"Deleted": image.id}, *({"Deleted": layer} for layer in collect(layout))]
+    return done
+
+
+def _named(names: Sequence[str], text: str, by_digest: bool) -> list[str]:
+    asked = reference.parse(text)
+    if by_digest:
+        return [name for name in names if name.startswith(asked.repository + ":")] or list(names)
+    return [name for name in names if name == asked.name]
+
+
+def collect(layout: Layout) -> list[str]:
+    """Remove blobs, trees and layers that nothing needs; returns the diff ids of the layers. Where an entry cannot be
+    read nothing is removed: what it needs is not known. Raises OSError."""
+    with layout.changing() as entries:  # nobody may name an image meanwhile
+        try:
+            blobs, layers, trees = marked(layout, entries)
+        except (KeyError, RootlessError):
+            return []
+        held = {hex_of(layer) for layer in layout.held()}
+        removed, dead = layout.sweep(blobs | layers | held, layers | held, trees)
+    shutil.rmtree(dead, ignore_errors=True)
+    return removed
+
+
+def marked(layout: Layout, entries: Sequence[dict[str, Any]]) -> tuple[set[str], set[str], set[str]]:
+    """The names of all blobs, layers and trees that entries need. Raises KeyError, RootlessError for a broken one."""
+    from rootless.images.images import parse_image
+
+    blobs: set[str] = set()
+    layers: set[str] = set()
+    trees: set[str] = set()
+    for entry in entries:
+        image = parse_image(layout, entry["digest"])
+        blobs |= {hex_of(image.manifest_digest), hex_of(image.id)}
+        if theirs := (entry.get("annotations") or {}).get(MANIFEST_ANNOTATION):
+            blobs.add(hex_of(theirs))
+        layers |= {hex_of(layer) for layer in image.layers}
+        trees.add(layout.tree(image.layers).name)
+    return blobs, layers, trees

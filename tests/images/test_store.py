@@ -1,0 +1,124 @@
+"""The store: readable by others, shared with other engines, with read-only stores below, and what is collected."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import trio
+
+from fuse_overlay import open_tree
+from rootless.images.images import Images
+from rootless.images.removing import collect
+from rootless.images.storing import LayerBeingStored, place_image
+from rootless.model.errors import Conflict, NotFound
+from rootless.settings import Settings
+from rootless.store import files
+from tests.images.registries import config_of, docker_archive, sha256
+from tests.images.test_import import everything, imported, store
+from tests.images.test_load import load
+from tests.images.test_pull import BOTTOM, TOP
+
+NAME = "docker.io/library/app:1"
+
+
+def test_skopeo_reads_the_layout(tmp_path: Path) -> None:
+    images = store(tmp_path)
+    load(images, docker_archive([BOTTOM, TOP], ["app:1"]))
+    source = f"oci:{images.layout.images}:{NAME}"
+    copy = ["skopeo", "copy", "-q", "--insecure-policy", source, f"docker-archive:{tmp_path}/out.tar:app:1"]
+    subprocess.run(copy, check=True, capture_output=True, timeout=60)
+    other = store(tmp_path / "other")
+    load(other, (tmp_path / "out.tar").read_bytes())
+    assert other.resolve("app:1").layers == images.resolve("app:1").layers
+
+
+def test_a_read_only_store_below(tmp_path: Path) -> None:
+    site = store(tmp_path / "site")
+    load(site, docker_archive([BOTTOM, TOP], ["app:1"]))
+    load(site, docker_archive([BOTTOM], ["base:1"]))
+    subprocess.run(["chmod", "-R", "a-w", str(tmp_path / "site")], check=True)
+    before = everything(tmp_path / "site")
+    settings = Settings(tmp_path / "data", tmp_path / "state", tmp_path / "run")
+    images = Images(Settings(**{**vars(settings), "additional_stores": (tmp_path / "site" / "data",)}))
+    trio.run(images.prepare)
+    app = images.resolve("app:1")
+    assert app.read_only
+    source = images.source(app)
+    assert open_tree(source.tree, source.layers).read_file(b"etc/motd", 10) == b"hello\n"
+    with pytest.raises(Conflict, match="read-only store"):
+        trio.run(lambda: images.remove("app:1", force=True))
+    trio.run(images.tag, app, "mine", "1")
+    assert {"mine:1", "app:1"} <= set(images.resolve("mine:1").repo_tags)
+    load(images, docker_archive([BOTTOM, TOP], ["again:1"]))
+    assert list(images.layout.layers.iterdir()) == []
+    imported(images, TOP, "app:1")
+    assert not images.resolve("app:1").read_only
+    assert images.resolve(app.id).repo_tags == ["again:1", "mine:1"]
+    for name in ("mine:1", "again:1", "app:1"):
+        trio.run(lambda name=name: images.remove(name, force=False))
+    assert images.resolve("app:1").read_only
+    assert list(images.layout.blobs.iterdir()) == []
+    assert everything(tmp_path / "site") == before
+    subprocess.run(["chmod", "-R", "u+w", str(tmp_path / "site")], check=True)
+
+
+def test_an_image_of_another_engine_s_container_stays(tmp_path: Path) -> None:
+    first = store(tmp_path)
+    second = Images(Settings(tmp_path / "data", tmp_path / "elsewhere", tmp_path / "run2"))
+    image_id = imported(first, BOTTOM, "app:1")
+    trio.run(first.use, "c" * 64, first.resolve("app:1"))
+    with pytest.raises(Conflict, match=r"container cccccccccccc of .* is using"):
+        trio.run(lambda: second.remove("app:1", force=False))
+    trio.run(lambda: second.remove("app:1", force=True))
+    assert first.resolve(image_id).names == ()
+    first.uses.remove("c" * 64)
+    trio.run(lambda: second.remove(image_id, force=False))
+    with pytest.raises(NotFound):
+        first.resolve(image_id)
+    with pytest.raises(NotFound):
+        trio.run(first.use, "d" * 64, second.all()[0].__class__(image_id, {}, image_id, ()))
+    assert first.uses.all() == []
+
+
+def test_what_is_held_is_not_collected(tmp_path: Path) -> None:
+    """A pull that counts on a layer, and an rmi of the only image that has it in between."""
+    images = store(tmp_path)
+    load(images, docker_archive([BOTTOM], ["base:1"]))
+    config = config_of([BOTTOM, TOP])
+    with files.temporary_directory(images.layout.temporary) as staging:
+        assert images.layout.hold(staging, [sha256(BOTTOM), sha256(TOP)]) == {sha256(BOTTOM)}
+        trio.run(lambda: images.remove("base:1", force=False))
+        layer = LayerBeingStored(staging / "top")
+        layer.write(TOP)
+        layer.finish()
+        place_image(images.layout, {sha256(TOP): layer.directory}, config, [NAME], staging)
+    assert collect(images.layout) == []
+    assert images.resolve("app:1").layers == (sha256(BOTTOM), sha256(TOP))
+    trio.run(lambda: images.remove("app:1", force=False))
+    assert list(images.layout.layers.iterdir()) == []
+
+
+def test_nothing_is_collected_where_an_entry_cannot_be_read(tmp_path: Path) -> None:
+    images = store(tmp_path)
+    load(images, docker_archive([BOTTOM], ["a:1"]))
+    load(images, docker_archive([TOP], ["b:1"]))
+    broken = images.resolve("a:1")
+    images.layout.blob_path(broken.manifest_digest).unlink()
+    images = store(tmp_path)
+    trio.run(lambda: images.remove("b:1", force=False))
+    assert len(list(images.layout.layers.iterdir())) == 2
+
+
+def test_the_same_image_has_one_manifest_wherever_it_came_from(tmp_path: Path) -> None:
+    first, second = store(tmp_path / "1"), store(tmp_path / "2")
+    load(first, docker_archive([BOTTOM, TOP], ["a:1"]))
+    load(second, docker_archive([BOTTOM], ["x:1"]))
+    load(second, docker_archive([BOTTOM, TOP], ["b:1"]))
+    assert first.resolve("a:1").manifest_digest == second.resolve("b:1").manifest_digest
+    manifest = json.loads(second.layout.blob(second.resolve("b:1").manifest_digest))
+    assert [layer["digest"] for layer in manifest["layers"]] == [sha256(BOTTOM), sha256(TOP)]
+    shutil.rmtree(tmp_path / "1")
