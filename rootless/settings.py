@@ -15,8 +15,12 @@ import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rootless.model.errors import InvalidParameter, RootlessError
+
+if TYPE_CHECKING:
+    from rootless.registry.configuration import Policy, RegistryRules
 
 STORAGE_DRIVERS = ("auto", "fuse+overlay", "fuse")
 
@@ -31,8 +35,10 @@ class Settings:
     storage_driver: str = "auto"
     idle_seconds: float = 600.0  # the engine leaves after this long without containers, clients or work
     insecure_registries: tuple[str, ...] = ()  # host[:port] spoken to without TLS; loopback is always allowed
-    registry_mirrors: tuple[str, ...] = ()
     additional_stores: tuple[Path, ...] = ()  # data roots of others, only read
+    registry_mirrors: tuple[str, ...] = ()  # of docker.io
+    registries: Mapping[str, RegistryRules] = field(default_factory=dict)  # tables of config.toml
+    policy: Policy | None = None
     bridge_subnet: str = "172.17.0.0/16"
     mtu: int = 1500
     debug: bool = False
@@ -166,6 +172,10 @@ def _convert(name: str, value: object, origin: str) -> object:
             if not isinstance(items, list) or not all(isinstance(item, str) and item.startswith("/") for item in items):
                 raise ValueError("a list of absolute paths")
             return tuple(Path(item.strip()) for item in items)
+        if name in ("registries", "policy"):
+            from rootless.registry import configuration  # only where there is such a table
+
+            return configuration.registries(value) if name == "registries" else configuration.policy(value)
         if name == "storage_driver":
             if value not in STORAGE_DRIVERS:
                 raise ValueError("one of " + ", ".join(STORAGE_DRIVERS))

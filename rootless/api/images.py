@@ -57,7 +57,7 @@ def _summary(image: Image, wanted: filters_module.Filters, used: int, shared: in
 async def create(engine: Engine, request: Request, parameters: dict[str, str]) -> Response | StreamResponse:
     """docker's pull (fromImage) and import (fromSrc)."""
     query = request.query
-    platform = platforms.parse(query["platform"]) if query.get("platform") else platforms.here()
+    platform = platforms.parse(query["platform"]) if query.get("platform") else None
     if query.get("fromSrc"):
         if query["fromSrc"] != "-":
             raise InvalidParameter("import from a URL is not possible: fetch it and import the file")
@@ -66,22 +66,23 @@ async def create(engine: Engine, request: Request, parameters: dict[str, str]) -
             name,
             tuple(request.query_lists.get("changes", [])),
             query.get("message", ""),
-            platform,
+            platform or platforms.here(),
         )
         return await _import(engine, request, asked)
     if not query.get("fromImage"):
         raise InvalidParameter("fromImage or fromSrc is needed")
     text, tag = query["fromImage"], query.get("tag", "")
+    all_tags = not tag and not reference.has_tag(text)
     if tag:
-        text += f"@{tag}" if tag.startswith("sha256:") else f":{tag}"
+        text = text.partition("@")[0] + (f"@{tag}" if tag.startswith("sha256:") else f":{tag}")
     wanted = reference.parse(text)
     auth = registry_auth(request)
 
     async def pull(progress: Progress) -> None:
-        await engine.images.pull(wanted, platform, auth, progress)
+        await engine.images.pull(wanted, platform, auth, progress, all_tags=all_tags)
         engine.events.emit("image", "pull", wanted.familiar, {"name": wanted.familiar})
 
-    return await _progress_response(engine, pull)
+    return await progress_response(engine, pull)
 
 
 async def _import(engine: Engine, request: Request, asked: ImportRequest) -> StreamResponse:
@@ -107,7 +108,7 @@ async def load(engine: Engine, request: Request, parameters: dict[str, str]) -> 
     return StreamResponse(done(), headers={"Content-Type": "application/json"})
 
 
-async def _progress_response(engine: Engine, work: Callable[[Progress], Awaitable[None]]) -> Response | StreamResponse:
+async def progress_response(engine: Engine, work: Callable[[Progress], Awaitable[None]]) -> Response | StreamResponse:
     """A stream of progress messages. A failure before the first of them is an HTTP error; later it is the last message,
     as docker's. The work is given up when its client goes."""
     send, receive = trio.open_memory_channel[dict[str, Any]](float("inf"))

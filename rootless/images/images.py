@@ -6,9 +6,10 @@ Called by the engine. Everything that waits for a disk is done in worker threads
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import os
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import trio
 
@@ -23,6 +24,9 @@ from rootless.settings import Settings
 from rootless.store import files
 from rootless.store.layout import MANIFEST_ANNOTATION, PULLED_ANNOTATION, Layout, hex_of
 from rootless.store.uses import Uses
+
+if TYPE_CHECKING:
+    from rootless.registry.access import Access
 
 _MIN_ID_PREFIX = 4
 
@@ -129,12 +133,27 @@ class Images:
         await load_archive(self.layout, chunks, progress)
 
     async def pull(
-        self, wanted: reference.Reference, platform: Platform, auth: dict[str, str] | None, progress: Progress
+        self,
+        wanted: reference.Reference,
+        platform: Platform | None,
+        auth: Mapping[str, str] | None,
+        progress: Progress,
+        *,
+        all_tags: bool = False,
     ) -> None:
-        """An image from its registry. Raises NotFound, InvalidParameter (damaged), RootlessError."""
-        from rootless.images.pulling import pull_image  # httpx: 100 ms that only a pull pays
+        """An image from its registry, or all of a repository. Raises NotFound, InvalidParameter (damaged), Forbidden
+        (policy), RootlessError."""
+        from rootless.images import pulling  # httpcore: what only a pull pays
 
-        await pull_image(self.layout, self._settings, wanted, platform, auth, progress)
+        pull = pulling.pull_all_tags if all_tags else pulling.pull_image
+        await pull(self.layout, self.access, wanted, platform, auth, progress)
+
+    @property
+    def access(self) -> Access:
+        """How registries are reached, by settings and environment."""
+        from rootless.registry.access import Access
+
+        return Access.of(self._settings, os.environ)
 
     async def tag(self, image: Image, repository: str, tag: str) -> None:
         """Give an image a further name, taken from another image if that has it. Raises InvalidParameter."""

@@ -14,8 +14,6 @@ from typing import IO, Any
 import trio
 
 from rootless.images import compression
-from rootless.images.pulling import choose
-from rootless.images.registry import INDEXES, MAX_CONFIG_BYTES
 from rootless.images.storing import (
     LayerBeingStored,
     Progress,
@@ -26,6 +24,7 @@ from rootless.images.storing import (
 )
 from rootless.model import platforms, reference
 from rootless.model.errors import InvalidParameter, RootlessError
+from rootless.registry.media import INDEXES, MAX_CONFIG_BYTES, choose
 from rootless.store import files
 from rootless.store.layout import NAME_ANNOTATION, Layout, hex_of
 

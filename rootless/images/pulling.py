@@ -1,166 +1,288 @@
-"""`pull`: an image from a registry. Layers come side by side, each hashed, unpacked and indexed as it streams in."""
+"""`pull`: an image from a registry. Layers come side by side, each hashed, unpacked and indexed as it streams in.
+
+Mirrors are asked first; whatever goes wrong there, the next endpoint is asked. What has come before a failure is kept
+for the next pull (`partial`)."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import ExitStack, aclosing
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, ExitStack, aclosing, asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import trio
 
-from rootless.images.registry import INDEXES, MANIFESTS, Registry
-from rootless.images.storing import LayerBeingStored, Progress, Pulled, diff_ids, parse_json, place_image, write_ahead
+from rootless.images import sources
+from rootless.images.partial import PartialLayer, remove_old
+from rootless.images.progress import Bar
+from rootless.images.storing import Progress, Pulled, diff_ids, parse_json, place_image, write_ahead
 from rootless.model.errors import InvalidParameter, NotFound
-from rootless.model.platforms import Platform
+from rootless.model.platforms import Platform, here
 from rootless.model.reference import Reference
-from rootless.settings import Settings
+from rootless.registry import policy
+from rootless.registry.access import Access, Endpoint
+from rootless.registry.client import Registry
+from rootless.registry.media import MANIFESTS, choose, digest_of, refuse_foreign, size_of
+from rootless.registry.repository import Manifest, Repository
+from rootless.registry.transport import Broken
 from rootless.store import files
 from rootless.store.layout import MANIFEST_ANNOTATION, Layout, hex_of
 
-LAYERS_AT_ONCE = 3
-REPORT_BYTES = 1 << 20
+LAYERS_AT_ONCE = 4
+LOCK_POLL_SECONDS = 0.2
+KEPT_FROM_BYTES = 1 << 20  # a smaller layer is fetched anew rather than kept when it breaks off
+
+
+@dataclass(frozen=True)
+class Found:
+    """A manifest for one platform, what it lists, and the digest of what was asked for, which may be an index's."""
+
+    manifest: Manifest
+    config: bytes
+    descriptors: Sequence[Mapping[str, Any]]
+    layers: Sequence[str]
+    shown: str
 
 
 async def pull_image(
     layout: Layout,
-    settings: Settings,
+    access: Access,
     wanted: Reference,
-    platform: Platform,
-    auth: dict[str, str] | None,
+    platform: Platform | None,
+    auth: Mapping[str, str] | None,
     progress: Progress,
 ) -> str:
-    """Returns the image's id. Every digest is verified before anything of it is visible.
+    """Returns the image's id. Every digest is verified before anything of it is visible. Without a platform this
+    machine's is taken, or what there is where the image is for one alone.
 
-    Raises NotFound, InvalidParameter (what came is damaged), RootlessError (registry, disk)."""
-    async with Registry(wanted, auth, settings.insecure_registries) as registry:
-        manifest, digest, shown = await _manifest(registry, wanted, platform, progress)
-        parts = parse_json(manifest, "the manifest")
-        config = await registry.small_blob(_digest(parts.get("config"), "configuration"))
-        layers = diff_ids(parse_json(config, "the image's configuration"))
-        descriptors = parts.get("layers")
-        if not isinstance(descriptors, list) or len(descriptors) != len(layers):
-            raise InvalidParameter("the manifest and the configuration do not list the same layers")
-        with ExitStack() as cleaning:
-            staging = await trio.to_thread.run_sync(cleaning.enter_context, files.temporary_directory(layout.temporary))
-            made = await _layers(registry, layout, descriptors, layers, staging, progress)
+    Raises NotFound, InvalidParameter (what came is damaged), Forbidden (policy), RootlessError (registry, disk)."""
+    policy.check_name(access.policy, wanted)
+    await trio.to_thread.run_sync(remove_old, layout)
+    endpoints = access.endpoints(wanted.registry)
+    for endpoint in endpoints:
+        try:
+            async with opened(access, endpoint, wanted, auth) as repository:
+                return await _pull(layout, access, repository, platform, progress)
+        except (NotFound, InvalidParameter, Broken) as error:
+            if endpoint is endpoints[-1]:
+                raise
+            progress({"status": f"Mirror {endpoint.host}: {error.message}"})
+    raise AssertionError("unreachable")
+
+
+async def pull_all_tags(
+    layout: Layout,
+    access: Access,
+    wanted: Reference,
+    platform: Platform | None,
+    auth: Mapping[str, str] | None,
+    progress: Progress,
+) -> list[str]:
+    """Every tag of a repository; the ids of the images. Raises what `pull_image` does."""
+    async with opened(access, access.registry(wanted.registry), wanted, auth) as repository:
+        tags = await repository.tags()
+    if not tags:
+        raise NotFound(f"{wanted.familiar_repository} has no tags on {repository.registry.host}")
+    made = []
+    for tag in tags:
+        one = Reference(wanted.registry, wanted.path, tag)
+        made.append(await pull_image(layout, access, one, platform, auth, progress))
+    return made
+
+
+@asynccontextmanager
+async def opened(
+    access: Access, endpoint: Endpoint, wanted: Reference, auth: Mapping[str, str] | None, *, actions: str = "pull"
+) -> AsyncIterator[Repository]:
+    async with Registry(access, endpoint, auth) as registry:
+        yield Repository(registry, wanted, actions=actions)
+
+
+async def find(
+    access: Access, repository: Repository, platform: Platform | None, progress: Progress | None = None
+) -> Found:
+    """The manifest and configuration for a platform, both verified. Raises NotFound, InvalidParameter, Forbidden."""
+    wanted = repository.wanted
+    manifest = await repository.manifest(wanted.digest or wanted.tag)
+    if progress is not None:
+        progress({"status": f"Pulling from {wanted.path}", "id": wanted.tag or wanted.digest})
+    shown = manifest.digest
+    policy.check_digests(access.policy, wanted, shown)
+    await policy.check_signature(access.policy, repository, shown)
+    from_index = manifest.is_index
+    if from_index:
+        index = parse_json(manifest.data, "the index")
+        manifest = await repository.manifest(choose(index, platform or here(), wanted.familiar))
+    if manifest.kind not in MANIFESTS:
+        raise InvalidParameter(f"{wanted.familiar} is of a kind that cannot be run: {manifest.kind or 'unknown'}")
+    parts = parse_json(manifest.data, "the manifest")
+    config = await repository.small_blob(digest_of(parts.get("config"), "configuration"))
+    said = parse_json(config, "the image's configuration")
+    layers, descriptors = diff_ids(said), parts.get("layers")
+    if not isinstance(descriptors, list) or len(descriptors) != len(layers):
+        raise InvalidParameter("the manifest and the configuration do not list the same layers")
+    for descriptor in descriptors:
+        digest_of(descriptor, "layer")
+        size_of(descriptor, "layer")
+        refuse_foreign(descriptor)
+    policy.check_digests(access.policy, wanted, manifest.digest, *(str(one["digest"]) for one in descriptors))
+    if platform is not None and not from_index:
+        _check_platform(wanted, said, platform)
+    return Found(manifest, config, descriptors, layers, shown)
+
+
+def _check_platform(wanted: Reference, config: Mapping[str, Any], platform: Platform) -> None:
+    there = Platform(*(str(config.get(name) or "") for name in ("os", "architecture", "variant")))
+    offered = {"digest": f"sha256:{'0' * 64}", "platform": there.image_fields()}
+    try:
+        choose({"manifests": [offered]}, platform, wanted.familiar)
+    except NotFound:
+        raise NotFound(
+            f"image with reference {wanted.familiar} was found but its platform ({there}) does not match the specified "
+            f"platform ({platform})"
+        ) from None
+
+
+async def _pull(
+    layout: Layout, access: Access, repository: Repository, platform: Platform | None, progress: Progress
+) -> str:
+    wanted = repository.wanted
+    found = await find(access, repository, platform, progress)
+    with ExitStack() as cleaning:
+        staging = await trio.to_thread.run_sync(cleaning.enter_context, files.temporary_directory(layout.temporary))
+        async with AsyncExitStack() as ending:
+            made = await _layers(repository, layout, found, staging, progress, ending)
             names = [wanted.name] if wanted.tag else []
-            pulled = Pulled(manifest, f"{wanted.repository}@{shown}")
-            before = await trio.to_thread.run_sync(layout.entries)
-            image_id = await trio.to_thread.run_sync(place_image, layout, made, config, names, staging, pulled)
-    progress({"status": f"Digest: {shown}"})
-    new = not any((entry.get("annotations") or {}).get(MANIFEST_ANNOTATION) == digest for entry in before)
+            pulled = Pulled(found.manifest.data, f"{wanted.repository}@{found.shown}")
+
+            def place() -> tuple[str, bool]:
+                digest = found.manifest.digest
+                here = [(entry.get("annotations") or {}).get(MANIFEST_ANNOTATION) for entry in layout.entries()]
+                image_id = place_image(layout, made, found.config, names, staging, pulled)
+                for descriptor, diff_id in zip(found.descriptors, found.layers, strict=True):
+                    source = sources.Source(wanted.repository, str(descriptor["digest"]), int(descriptor["size"]))
+                    sources.remember(layout, diff_id, source)
+                return image_id, digest not in here
+
+            image_id, new = await trio.to_thread.run_sync(place)
+    progress({"status": f"Digest: {found.shown}"})
     what = "Downloaded newer image" if new else "Image is up to date"
     progress({"status": f"Status: {what} for {wanted.familiar}"})
     return image_id
 
 
-async def _manifest(
-    registry: Registry, wanted: Reference, platform: Platform, progress: Progress
-) -> tuple[bytes, str, str]:
-    """The manifest for a platform, its digest, and the digest of what was asked for, which may be an index."""
-    found, kind, digest = await registry.manifest(wanted.digest or wanted.tag)
-    progress({"status": f"Pulling from {wanted.path}", "id": wanted.tag or wanted.digest})
-    shown = digest
-    if kind in INDEXES:
-        found, kind, digest = await registry.manifest(choose(parse_json(found, "the index"), platform, wanted.familiar))
-    if kind not in MANIFESTS:
-        raise InvalidParameter(f"{wanted.familiar} is of a kind that cannot be run: {kind or 'unknown'}")
-    return found, digest, shown
-
-
 async def _layers(
-    registry: Registry,
-    layout: Layout,
-    descriptors: Sequence[Any],
-    layers: Sequence[str],
-    staging: Path,
-    progress: Progress,
+    repository: Repository, layout: Layout, found: Found, staging: Path, progress: Progress, ending: AsyncExitStack
 ) -> dict[str, Path]:
-    """Fetch those that are not here; diff id to directory."""
-    here = await trio.to_thread.run_sync(layout.hold, staging, layers)
+    """Fetch those that are not here; diff id to directory. They stay locked until `ending`, those that were here are
+    held by `staging`."""
+    here = await trio.to_thread.run_sync(layout.hold, staging, found.layers)
     made: dict[str, Path] = {}
     limit = trio.CapacityLimiter(LAYERS_AT_ONCE)
+    asked: set[str] = set()
     try:
         async with trio.open_nursery() as nursery:
-            for number, (descriptor, diff_id) in enumerate(zip(descriptors, layers, strict=True)):
-                short = hex_of(_digest(descriptor, "layer"))[:12]
-                if diff_id in here or diff_id in made:
-                    progress({"status": "Already exists", "id": short})
+            for descriptor, diff_id in zip(found.descriptors, found.layers, strict=True):
+                bar = Bar(hex_of(descriptor["digest"])[:12], progress)
+                if diff_id in here or diff_id in asked:
+                    bar.say("Already exists")
                     continue
-                made[diff_id] = staging / str(number)
-                progress({"status": "Pulling fs layer", "id": short})
-                nursery.start_soon(_fetch, registry, descriptor, diff_id, made[diff_id], limit, progress)
+                asked.add(diff_id)
+                bar.say("Pulling fs layer")
+                nursery.start_soon(_fetch, repository, layout, descriptor, diff_id, made, limit, bar, ending)
     except ExceptionGroup as group:
         raise _first(group) from None
     return made
 
 
 async def _fetch(
-    registry: Registry,
+    repository: Repository,
+    layout: Layout,
     descriptor: Mapping[str, Any],
     diff_id: str,
-    directory: Path,
+    made: dict[str, Path],
     limit: trio.CapacityLimiter,
-    progress: Progress,
+    bar: Bar,
+    ending: AsyncExitStack,
 ) -> None:
-    digest = _digest(descriptor, "layer")
-    short = hex_of(digest)[:12]
-    kind = str(descriptor.get("mediaType"))
-    if "foreign" in kind or "nondistributable" in kind:
-        raise InvalidParameter(f"layer {digest} is a foreign layer ({kind}), which registries do not hand out")
-    size = descriptor.get("size")
-    if not isinstance(size, int) or size < 0:
-        raise InvalidParameter(f"layer {digest} has no size")
+    partial = PartialLayer(layout, descriptor["digest"])
     async with limit:
-        layer = await trio.to_thread.run_sync(LayerBeingStored, directory)
+        while not await trio.to_thread.run_sync(partial.try_lock):
+            bar.say("Waiting")
+            await trio.sleep(LOCK_POLL_SECONDS)
+        kept = False
         try:
-            async with aclosing(registry.blob(digest, size)) as pieces:
-                await write_ahead(_reported(pieces, size, short, progress), layer.write)
-            if layer.digest != digest:
-                raise InvalidParameter(f"{registry.host} sent a damaged layer {digest}")
-            made = await trio.to_thread.run_sync(layer.finish)
-            if made.diff_id != diff_id:
-                raise InvalidParameter(f"layer {digest} unpacks to {made.diff_id}, not to {diff_id} as it should")
+            if await trio.to_thread.run_sync(layout.layer(diff_id).exists):
+                bar.say("Already exists")  # another pull was at work on it
+                return
+            if await trio.to_thread.run_sync(partial.finished) != diff_id:
+                await _download(repository, partial, descriptor, diff_id, bar)
+            made[diff_id] = partial.layer
+            kept = True
+        except (Broken, trio.Cancelled):
+            kept = True
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(partial.keep)
+            raise
         finally:
-            layer.abort()
-    progress({"status": "Pull complete", "id": short})
+            if not kept:
+                with trio.CancelScope(shield=True):
+                    await trio.to_thread.run_sync(partial.discard)
+
+    async def let_go(_type: object, error: BaseException | None, _traceback: object) -> None:
+        """Once it has been moved to its place there is nothing there any more."""
+        end = partial.keep if isinstance(error, Broken | trio.Cancelled) else partial.discard
+        with trio.CancelScope(shield=True):
+            await trio.to_thread.run_sync(end)
+
+    ending.push_async_exit(let_go)
+    bar.say("Pull complete")
 
 
-async def _reported(pieces: AsyncIterator[bytes], size: int, short: str, progress: Progress) -> AsyncIterator[bytes]:
-    received = reported = 0
-    async for piece in pieces:
-        yield piece
-        received += len(piece)
-        if received - reported >= REPORT_BYTES:
-            reported = received
-            progress({"status": "Downloading", "progressDetail": {"current": received, "total": size}, "id": short})
+async def _download(
+    repository: Repository, partial: PartialLayer, descriptor: Mapping[str, Any], diff_id: str, bar: Bar
+) -> None:
+    digest, size = str(descriptor["digest"]), int(descriptor["size"])
+    packed = str(descriptor.get("mediaType")).endswith(("gzip", "zstd")) and size >= KEPT_FROM_BYTES
+    begin: Callable[[], int] = lambda: partial.begin(packed=packed)  # noqa: E731
+    try:
+        start = await trio.to_thread.run_sync(begin)
+    except InvalidParameter:
+        start = size + 1
+    while True:
+        if start > size:
+            await trio.to_thread.run_sync(partial.restart)
+            start = await trio.to_thread.run_sync(begin)
+        try:
+            if start < size or not size:
+                async with aclosing(repository.blob(digest, size, start)) as pieces:
+                    until = _UntilBroken(pieces)
+                    await write_ahead(bar.counted(until.pieces(), start, size), partial.write)
+                if until.error is not None:
+                    raise until.error
+            bar.say("Verifying Checksum")
+            await trio.to_thread.run_sync(partial.finish, diff_id, repository.registry.host)
+            return
+        except InvalidParameter:
+            if not start:
+                raise
+            start = size + 1  # what was kept may be what is wrong
 
 
-def _digest(descriptor: object, what: str) -> str:
-    """Of a descriptor. Raises InvalidParameter."""
-    digest = descriptor.get("digest") if isinstance(descriptor, dict) else None
-    if not isinstance(digest, str):
-        raise InvalidParameter(f"the manifest has a {what} without digest")
-    hex_of(digest)
-    return digest
+class _UntilBroken:
+    """The pieces up to where the connection broke for good, so that all of them are written before that is told."""
 
+    def __init__(self, pieces: AsyncIterator[bytes]) -> None:
+        self._pieces = pieces
+        self.error: Broken | None = None
 
-def choose(index: Mapping[str, Any], wanted: Platform, name: str) -> str:
-    """The digest of the manifest for a platform (image-spec, image-index.md). Raises NotFound naming those there."""
-    candidates = index.get("manifests")
-    offers: list[tuple[Platform, object]] = []
-    for candidate in candidates if isinstance(candidates, list) else []:
-        theirs = candidate.get("platform") if isinstance(candidate, dict) else None
-        if isinstance(theirs, dict):
-            words = [str(theirs.get(key) or "") for key in ("os", "architecture", "variant")]
-            offers.append((Platform(*words), candidate))
-    fitting = [(o, c) for o, c in offers if (o.system, o.architecture) == (wanted.system, wanted.architecture)]
-    exact = [(o, c) for o, c in fitting if not wanted.variant or o.variant in ("", wanted.variant)]
-    if not fitting:
-        there = ", ".join(sorted({str(offer) for offer, _ in offers})) or "none"
-        raise NotFound(f"no matching manifest for {wanted} in the manifest list of {name}; there are: {there}")
-    return _digest((exact or fitting)[0][1], "manifest")
+    async def pieces(self) -> AsyncIterator[bytes]:
+        try:
+            async for piece in self._pieces:
+                yield piece
+        except Broken as error:
+            self.error = error
 
 
 def _first(group: BaseExceptionGroup[Exception]) -> Exception:

@@ -17,6 +17,8 @@ from fuse_overlay import Layer, LayerError, LayerWriter, merge_tree
 from rootless.images import compression
 from rootless.images.image import HOST_NAME
 from rootless.model.errors import Conflict, InvalidParameter, RootlessError
+from rootless.registry.documents import parse_json as parse_json  # for its callers too
+from rootless.registry.media import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST
 from rootless.store import files
 from rootless.store.layout import (
     MANIFEST_ANNOTATION,
@@ -27,9 +29,6 @@ from rootless.store.layout import (
     hex_of,
 )
 
-OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
-OCI_CONFIG = "application/vnd.oci.image.config.v1+json"
-OCI_LAYER = "application/vnd.oci.image.layer.v1.tar"
 BATCH_BYTES = 1 << 20  # a worker thread is asked once for so much: asking costs 0.1 ms
 Progress = Callable[[dict[str, Any]], None]
 
@@ -109,17 +108,6 @@ async def write_ahead(pieces: AsyncIterator[bytes], write: Callable[[bytes], Non
         nursery.start_soon(noted, write_batches)
     if failures:
         raise failures[0]
-
-
-def parse_json(data: bytes, what: str) -> dict[str, Any]:
-    """Raises InvalidParameter saying what is no JSON object."""
-    try:
-        value = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise InvalidParameter(f"{what} is not valid JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise InvalidParameter(f"{what} is not a JSON object")
-    return value
 
 
 def diff_ids(config: Mapping[str, Any]) -> list[str]:

@@ -75,3 +75,8 @@ def parse(text: str) -> Reference:
     if registry == DEFAULT_REGISTRY and "/" not in path:
         path = f"library/{path}"
     return Reference(registry, path, tag or ("" if digest else DEFAULT_TAG), digest)
+
+
+def has_tag(text: str) -> bool:
+    """Does a reference, as a user writes it, say which image of a repository it means?"""
+    return "@" in text or ":" in text.rpartition("/")[2]

@@ -13,11 +13,12 @@ import trio
 
 from fuse_overlay import open_tree
 from rootless.images.images import Images
-from rootless.images.pulling import choose
-from rootless.images.registry import INDEXES, MANIFESTS
+from rootless.images.pulling import pull_image
 from rootless.model import platforms, reference
 from rootless.model.errors import InvalidParameter, NotFound, RootlessError
 from rootless.model.platforms import Platform
+from rootless.registry.access import Access
+from rootless.registry.media import INDEXES, MANIFESTS, choose
 from tests.fuse_overlay.test_layers import D, F, archive
 from tests.images.registries import (
     PASSWORD,
@@ -33,6 +34,7 @@ from tests.images.test_import import everything, store
 
 BOTTOM = archive(("etc", D, b"", ""), ("etc/motd", F, b"hello\n", ""), ("etc/gone", F, b"x", ""))
 TOP = archive(("etc", D, b"", ""), ("etc/.wh.gone", F, b"", ""), ("etc/new", F, b"new\n" * 100000, ""))
+QUICK = Access(backoff_seconds=0.001, attempts=2)
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +52,7 @@ def pull(
 
     async def body() -> None:
         await images.prepare()
-        await images.pull(reference.parse(name), platform or platforms.here(), auth, messages.append)
+        await pull_image(images.layout, QUICK, reference.parse(name), platform, auth, messages.append)
 
     trio.run(body)
     return messages
@@ -169,7 +171,8 @@ def test_an_index_of_platforms(tmp_path: Path, server: tuple[str, Path]) -> None
     [
         ("linux/arm64/v8", ["linux/arm/v7", "linux/arm64"], 1),
         ("linux/arm/v7", ["linux/arm/v6", "linux/arm/v7"], 1),
-        ("linux/arm/v8", ["linux/arm/v6", "linux/arm/v7"], 0),
+        ("linux/arm/v8", ["linux/arm/v6", "linux/arm/v7"], 1),
+        ("linux/arm/v6", ["linux/arm/v7"], None),
         ("linux/arm", ["windows/arm/v7", "linux/arm/v7", "linux/arm/v6"], 1),
         ("linux/amd64", ["linux/arm64"], None),
     ],
@@ -217,3 +220,13 @@ def test_damaged_blobs_leave_nothing(tmp_path: Path, damage: Callable[[bytes], b
             assert not any("tmp/" in name or "layers/" in name or "blobs/" in name for name in left), left
         pull(images, f"{address}/app:1")
         assert images.resolve(f"{address}/app:1").names
+
+
+def test_the_platform_of_an_image_that_is_for_one_alone(tmp_path: Path, server: tuple[str, Path]) -> None:
+    name = f"{server[0]}/team/app:1"
+    with pytest.raises(NotFound) as refused:
+        pull(store(tmp_path), name, platform=Platform("linux", "arm64"))
+    assert refused.value.message == (
+        f"image with reference {name} was found but its platform (linux/amd64) does not match the specified platform "
+        "(linux/arm64)"
+    )
