@@ -10,10 +10,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """`subnet4` "172.17.0.0/16", `gateway4` "172.17.0.1" (router and NAT are there). `resolvers` replaces the host's
-    /etc/resolv.conf when given. `host_loopback`: guests may reach the host's loopback at the gateway's address.
-    `dns`: whether queries are answered, at `dns4`, or the gateway's address where that is "". Names of endpoints are
-    answered on every network but "bridge"."""
+    """`subnet4` "172.17.0.0/16", `gateway4` "172.17.0.1" (router and NAT are there); `subnet6` "fd00:17::/64" and
+    `gateway6` likewise, "" for a network without IPv6. `autoconf6`: guests make their IPv6 addresses themselves.
+    `resolvers` replaces the host's /etc/resolv.conf when given. `host_loopback`: guests may reach the host's loopback
+    at the gateway's address. `dns`: whether queries are answered, at `dns4`, or the gateway's address where that is "".
+    Names of endpoints are answered on every network but "bridge"."""
 
     name: str
     subnet4: str
@@ -23,6 +24,9 @@ class NetworkConfig:
     resolvers: tuple[str, ...] = ()
     dns: bool = True
     dns4: str = ""
+    subnet6: str = ""
+    gateway6: str = ""
+    autoconf6: bool = False
 
     @property
     def has_names(self) -> bool:
@@ -50,6 +54,16 @@ class NetworkConfig:
         dns4 = str(value.get("dns4", ""))
         if dns4 and ipaddress.IPv4Address(dns4) not in subnet:
             raise ValueError(f"resolver {dns4} is not in {subnet}")
+        subnet6, gateway6 = str(value.get("subnet6", "")), str(value.get("gateway6", ""))
+        if bool(subnet6) != bool(gateway6):
+            raise ValueError("subnet6 and gateway6 belong together")
+        if subnet6 and ipaddress.IPv6Address(gateway6) not in ipaddress.IPv6Network(subnet6):
+            raise ValueError(f"gateway {gateway6} is not in {subnet6}")
+        if subnet6 and mtu < 1280:
+            raise ValueError(f"IPv6 needs an mtu of 1280 at least, not {mtu}")  # RFC 8200 5
+        autoconf6 = bool(value.get("autoconf6", False))
+        if autoconf6 and (not subnet6 or ipaddress.IPv6Network(subnet6).prefixlen != 64):
+            raise ValueError("autoconf6 needs a subnet6 with a prefix of 64 bits")  # RFC 4862 5.5.3
         return cls(
             str(value["name"]),
             str(subnet),
@@ -59,4 +73,7 @@ class NetworkConfig:
             tuple(str(ipaddress.ip_address(str(resolver))) for resolver in resolvers),
             bool(value.get("dns", True)),
             dns4,
+            subnet6,
+            gateway6,
+            autoconf6,
         )

@@ -12,6 +12,7 @@ from slirp.config import NetworkConfig
 from slirp.host import dns as dns_module
 from slirp.host.dns import Dns
 from slirp.host.endpoint import GATEWAY_MAC, Endpoint
+from slirp.host.neighbours import Neighbours
 from slirp.host.ping import Pings
 from slirp.host.poller import Poller
 from slirp.host.published import PublishedPorts
@@ -20,10 +21,12 @@ from slirp.host.tcp import Connections
 from slirp.host.udp import Datagrams
 from slirp.stack.names import Names
 from slirp.stack.policy import Policy, Way
-from slirp.wire import ethernet, icmp, ipv4, udp, virtio
+from slirp.wire import ethernet, icmp, icmpv6, ipv4, ipv6, udp, virtio
 from slirp.wire.checksum import checksum, pseudo_sum
+from slirp.wire.ip import ICMP, ICMPV6, TCP, UDP, Packet
 
-LOOPBACK = "127.0.0.1"
+LOOPBACK = {4: "127.0.0.1", 16: "::1"}
+_FAMILY = {4: socket.AF_INET, 16: socket.AF_INET6}
 
 
 class Router:
@@ -33,11 +36,15 @@ class Router:
         self._config = config
         self._policy = Policy(config)
         self._gateway = ipaddress.IPv4Address(config.gateway4).packed
-        self._dns_address = ipaddress.IPv4Address(config.dns4).packed if config.dns4 else self._gateway
+        self._gateway6 = ipaddress.IPv6Address(config.gateway6).packed if config.gateway6 else b""
+        dns4 = ipaddress.IPv4Address(config.dns4).packed if config.dns4 else self._gateway
+        self._dns_addresses = (dns4, self._gateway6) if config.dns else ()
+        self._own4 = (self._gateway, dns4)
+        self._neighbours = Neighbours(config) if self._gateway6 else None
         self._names = Names()
         self.connections = Connections(poller, self._tcp_target)
         self.datagrams = Datagrams(poller, self._target, self._seen_from)
-        self.dns = Dns(poller, Resolvers(config.resolvers), self._dns_address, self._names)
+        self.dns = Dns(poller, Resolvers(config.resolvers), self._names)
         self.pings = Pings(poller)
         self.published = PublishedPorts(poller, self.connections, self.datagrams, self._seen_from)
 
@@ -51,20 +58,23 @@ class Router:
     def _target(self, destination: bytes, port: int) -> tuple[str, int] | None:
         way = self._policy.way(destination)
         if way is Way.GATEWAY:
-            return (LOOPBACK, port) if self._config.host_loopback else None
-        return (socket.inet_ntoa(destination), port) if way is Way.OUTSIDE else None
+            return (LOOPBACK[len(destination)], port) if self._config.host_loopback else None
+        return (_text(destination), port) if way is Way.OUTSIDE else None
 
     def _is_dns(self, destination: bytes, port: int) -> bool:
-        return port == dns_module.PORT and destination == self._dns_address and self._config.dns
+        return port == dns_module.PORT and destination in self._dns_addresses
 
-    def _seen_from(self, address: str) -> bytes:
-        """A peer's address as the guest is to see it. What it could not answer through the gateway is the gateway's:
-        the host's loopback, and addresses that the guest would look for on its own network."""
-        try:
-            packed = socket.inet_aton(address.rpartition(":")[2] if address.startswith("::ffff:") else address)
-        except OSError:
-            return self._gateway  # IPv6 has no other form here
-        return packed if self._policy.way(packed) is Way.OUTSIDE else self._gateway
+    def _seen_from(self, endpoint: Endpoint, address: str) -> bytes:
+        """A peer's address as this guest is to see it. What it could not answer through the gateway is the gateway's:
+        the host's loopback, addresses that the guest would look for on its own network, and those of the version of IP
+        that it does not have."""
+        text = address.removeprefix("::ffff:").partition("%")[0]
+        packed = socket.inet_pton(socket.AF_INET6 if ":" in text else socket.AF_INET, text)
+        if endpoint.address_like(packed) and self._policy.way(packed) is Way.OUTSIDE:
+            return packed
+        if endpoint.address6 and (len(packed) == 16 or not endpoint.address):
+            return self._gateway6
+        return self._gateway
 
     # ------------------------------------------------------------------------------------------------ packets
     def frame(self, endpoint: Endpoint, frame: memoryview) -> None:
@@ -73,59 +83,81 @@ class Router:
         kind = frame[start - 2] << 8 | frame[start - 1]
         if kind == ethernet.IPV4:
             packet = ipv4.parse(frame[start:])
-            if packet is not None and packet.source == endpoint.address:
+            if packet is not None and endpoint.owns(packet.source):
                 self._packet(endpoint, packet, virtio.checksum_is_partial(frame))
+        elif kind == ethernet.IPV6:
+            packet = ipv6.parse(frame[start:]) if self._neighbours is not None else None
+            if packet is not None:
+                if endpoint.owns(packet.source):
+                    self._packet(endpoint, packet, virtio.checksum_is_partial(frame))
+                elif packet.protocol == ICMPV6 and not any(packet.source):
+                    self._icmp6(endpoint, packet)  # a guest without an address looks for a router
         elif kind == ethernet.ARP:
             self._arp(endpoint, frame[start:])
 
-    def _packet(self, endpoint: Endpoint, packet: ipv4.Packet, checksum_known: bool) -> None:
-        if packet.is_fragment:
+    def _packet(self, endpoint: Endpoint, packet: Packet, checksum_known: bool) -> None:
+        if packet.fragment and packet.is_fragment:
             whole = endpoint.fragments.put(packet, time.monotonic())
             if whole is None:
                 return
             packet, checksum_known = whole, False
-        if packet.protocol == ipv4.TCP:
+        protocol, version = packet.protocol, len(packet.source)
+        if protocol == TCP:
             self.connections.packet(endpoint, packet, checksum_known)
-        elif packet.protocol == ipv4.UDP:
+        elif protocol == UDP:
             self._udp(endpoint, packet, checksum_known)
-        elif packet.protocol == ipv4.ICMP:
-            self._icmp(endpoint, packet)
+        elif protocol == ICMP and version == 4:
+            self._icmp4(endpoint, packet)
+        elif protocol == ICMPV6 and version == 16:
+            self._icmp6(endpoint, packet)
         elif self._policy.way(packet.destination) is not Way.FORBIDDEN:
             endpoint.send_unreachable(icmp.PROTOCOL_UNREACHABLE, packet)
 
-    def _udp(self, endpoint: Endpoint, packet: ipv4.Packet, checksum_known: bool) -> None:
+    def _udp(self, endpoint: Endpoint, packet: Packet, checksum_known: bool) -> None:
         data = packet.payload
         datagram = udp.parse(data)
         if datagram is None:
             return
-        if not checksum_known and bytes(data[6:8]) != b"\0\0":
+        if not checksum_known and (bytes(data[6:8]) != b"\0\0" or len(packet.source) == 16):
             length = udp.HEADER_BYTES + len(datagram.payload)
-            if checksum(data[:length], pseudo_sum(packet.source, packet.destination, ipv4.UDP, length)):
+            if checksum(data[:length], pseudo_sum(packet.source, packet.destination, UDP, length)):
                 return
         way = self._policy.way(packet.destination)
         if self._is_dns(packet.destination, datagram.destination_port):
-            self.dns.query(endpoint, datagram)
+            self.dns.query(endpoint, packet, datagram)
         elif way is Way.GATEWAY and not self._config.host_loopback:
             endpoint.send_unreachable(icmp.PORT_UNREACHABLE, packet)
         elif way is not Way.FORBIDDEN:  # broadcasts and multicasts are dropped without a word, as routers do
             self.datagrams.packet(endpoint, packet, datagram)
 
-    def _icmp(self, endpoint: Endpoint, packet: ipv4.Packet) -> None:
+    def _icmp4(self, endpoint: Endpoint, packet: Packet) -> None:
         message = icmp.parse(packet.payload)
-        if message is None or message.kind != icmp.ECHO:
+        if message is not None and message.kind == icmp.ECHO:
+            own = packet.destination in self._own4
+            self._echo(endpoint, packet, message, message._replace(kind=icmp.ECHO_REPLY) if own else None)
+
+    def _icmp6(self, endpoint: Endpoint, packet: Packet) -> None:
+        message = icmpv6.parse(packet.source, packet.destination, packet.payload)
+        if message is None or self._neighbours is None:
             return
-        way = self._policy.way(packet.destination)
-        if way is Way.GATEWAY or packet.destination == self._dns_address:
-            endpoint.send_icmp(packet.destination, message._replace(kind=icmp.ECHO_REPLY))
-        elif way is Way.OUTSIDE:
-            self.pings.echo(endpoint, packet, message)
+        if message.kind == icmpv6.ECHO:
+            own = packet.destination in self._neighbours.own
+            self._echo(endpoint, packet, message, message._replace(kind=icmpv6.ECHO_REPLY) if own else None)
+        else:
+            self._neighbours.message(endpoint, packet, message)
+
+    def _echo(self, endpoint: Endpoint, packet: Packet, asked: icmp.Message, answer: icmp.Message | None) -> None:
+        if answer is not None:
+            endpoint.send_icmp(packet.destination, packet.source, answer)
+        elif self._policy.way(packet.destination) is Way.OUTSIDE:
+            self.pings.echo(endpoint, packet, asked)
 
     def _arp(self, endpoint: Endpoint, data: memoryview) -> None:
         asked = ethernet.parse_arp(data)
         if asked is None or asked.operation != ethernet.REQUEST:
             return
         wanted = asked.target_address
-        if wanted not in (self._gateway, self._dns_address):
+        if wanted not in self._own4:
             return
         answer = ethernet.ArpPacket(ethernet.REPLY, GATEWAY_MAC, wanted, asked.sender_mac, asked.sender_address).emit()
         head = ethernet.HEADER.pack(asked.sender_mac, GATEWAY_MAC, ethernet.ARP)
@@ -151,8 +183,10 @@ class Router:
     # ------------------------------------------------------------------------------------------------ guests
     def attach(self, endpoint: Endpoint) -> None:
         """A guest has come."""
-        if self._config.has_names:
+        if self._config.has_names and endpoint.address:
             self._names.add(endpoint.address, endpoint.names)
+        if self._neighbours is not None:
+            self._neighbours.advertise(endpoint)
 
     def forget(self, endpoint: Endpoint) -> None:
         """A guest has gone: its flows are reset, its ports closed."""
@@ -162,3 +196,7 @@ class Router:
         self.datagrams.forget(endpoint)
         self.dns.forget(endpoint)
         self.pings.forget(endpoint)
+
+
+def _text(address: bytes) -> str:
+    return socket.inet_ntop(_FAMILY[len(address)], address)

@@ -105,7 +105,9 @@ class Network:
         self._detach(command["endpoint_id"])
         try:
             mac = bytes.fromhex(command["mac"].replace(":", ""))
-            address = ipaddress.IPv4Interface(command["address4"]).ip.packed
+            text4, text6 = str(command.get("address4") or ""), str(command.get("address6") or "")
+            address = ipaddress.IPv4Interface(text4).ip.packed if text4 else b""
+            address6 = ipaddress.IPv6Interface(text6).ip.packed if text6 else b""
             names = [str(name) for name in command.get("names") or ()]
             if len(mac) != 6 or mac[0] & 1:
                 raise ValueError(f"{command['mac']} is no address of a device")
@@ -114,9 +116,13 @@ class Network:
             os.close(tap)
             raise
         # addresses are the engine's to give: who had one of these before has gone
-        for other in [e for e in self._endpoints.values() if e.mac == mac or e.address == address]:
-            self._detach(other.endpoint_id)
-        endpoint = Endpoint(command["endpoint_id"], tap, mac, address, self._config.mtu, names)
+        for other in list(self._endpoints.values()):
+            if other.mac == mac or (address and other.address == address) or (address6 and other.address6 == address6):
+                self._detach(other.endpoint_id)
+        config = self._config
+        prefix6 = ipaddress.IPv6Network(config.subnet6).network_address.packed[:8] if config.autoconf6 else b""
+        reserved = [ipaddress.IPv6Address(config.gateway6).packed] if config.gateway6 else []
+        endpoint = Endpoint(command["endpoint_id"], tap, mac, address, config.mtu, names, address6, prefix6, reserved)
         self._endpoints[endpoint.endpoint_id] = self._by_mac[mac] = endpoint
         self._router.attach(endpoint)
         self._poller.add(tap, READ, lambda _: self._frames(endpoint))
@@ -150,7 +156,7 @@ class Network:
             if destination == GATEWAY_MAC:
                 router.frame(endpoint, view[:length])
                 continue
-            if not claims_only(view[HEADER_BYTES:length], mac, endpoint.address):
+            if not claims_only(view[HEADER_BYTES:length], mac, endpoint.owns):
                 continue
             if destination[0] & 1:
                 for other in self._endpoints.values():

@@ -42,6 +42,7 @@ _NLMSG_ERROR = 2
 _NLM_F_REQUEST, _NLM_F_ACK, _NLM_F_CREATE, _NLM_F_EXCL = 1, 4, 0x400, 0x200
 _RTM_NEWLINK, _RTM_NEWADDR, _RTM_NEWROUTE = 16, 20, 24
 _IFF_UP = 1
+_IFA_F_NODAD = 2  # include/uapi/linux/if_addr.h
 
 
 def loopback_up() -> None:
@@ -83,6 +84,8 @@ def _address(name: str, address: str) -> Any:
     message["attrs"] = [("IFA_LOCAL", ip), ("IFA_ADDRESS", ip)]
     if interface.version == 4:
         message["attrs"].append(("IFA_BROADCAST", str(interface.network.broadcast_address)))
+    else:
+        message["flags"] = _IFA_F_NODAD  # nobody else can have it; else it could not be used for a second
     message["header"]["type"] = _RTM_NEWADDR
     return message
 

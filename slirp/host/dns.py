@@ -14,6 +14,7 @@ from slirp.host.poller import READ, Poller
 from slirp.host.resolvers import Resolvers
 from slirp.stack.names import Names
 from slirp.wire import dns, udp
+from slirp.wire.ip import Packet
 
 PORT = 53
 TRY_SECONDS = 2.5
@@ -22,8 +23,9 @@ MAX_QUERIES = 128  # of one guest
 
 
 class _Query:
-    def __init__(self, endpoint: Endpoint, port: int, data: bytes) -> None:
+    def __init__(self, endpoint: Endpoint, packet: Packet, port: int, data: bytes) -> None:
         self.endpoint, self.port, self.data = endpoint, port, data
+        self.guest, self.asked = packet.source, packet.destination
         self.socket: socket.socket | None = None
         self.resolver = ""
         self.tries = 0
@@ -31,10 +33,10 @@ class _Query:
 
 
 class Dns:
-    """`address` is the one the guests ask."""
+    """Answers come from the address that was asked."""
 
-    def __init__(self, poller: Poller, resolvers: Resolvers, address: bytes, names: Names) -> None:
-        self._poller, self._resolvers, self._address, self._names = poller, resolvers, address, names
+    def __init__(self, poller: Poller, resolvers: Resolvers, names: Names) -> None:
+        self._poller, self._resolvers, self._names = poller, resolvers, names
         self._queries: dict[tuple[bytes, int, bytes], _Query] = {}
         self._answered_last = ""
 
@@ -50,19 +52,19 @@ class Dns:
     def waiting(self) -> bool:
         return bool(self._queries)
 
-    def query(self, endpoint: Endpoint, datagram: udp.Datagram) -> None:
-        """A guest's question."""
+    def query(self, endpoint: Endpoint, packet: Packet, datagram: udp.Datagram) -> None:
+        """A guest's question, in this packet."""
         data = bytes(datagram.payload)
         if not dns.is_query(data):
             return
         known = self._names.answer(data)
         if known is not None:
-            endpoint.send_udp(self._address, PORT, datagram.source_port, known)
+            endpoint.send_udp(packet.destination, PORT, packet.source, datagram.source_port, known)
             return
-        key = endpoint.address, datagram.source_port, data[:2]
+        key = packet.source, datagram.source_port, data[:2]
         if key in self._queries or endpoint.queries >= MAX_QUERIES:
             return  # asked again while we ask, or a flood: the guest will ask again
-        query = self._queries[key] = _Query(endpoint, datagram.source_port, data)
+        query = self._queries[key] = _Query(endpoint, packet, datagram.source_port, data)
         endpoint.queries += 1
         self._ask(key, query)
 
@@ -107,7 +109,7 @@ class Dns:
 
     def _answer(self, key: tuple[bytes, int, bytes], query: _Query, data: bytes) -> None:
         self._end(key, query)
-        query.endpoint.send_udp(self._address, PORT, query.port, data)
+        query.endpoint.send_udp(query.asked, PORT, query.guest, query.port, data)
 
     def tick(self, now: float) -> None:
         for key, query in list(self._queries.items()):

@@ -3,22 +3,38 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 from slirp.host.buffers import BufferPool
 from slirp.stack.fragments import Fragments
-from slirp.wire import ethernet, icmp, ipv4, udp, virtio
+from slirp.wire import ethernet, icmp, icmpv6, ipv4, ipv6, ndp, udp, virtio
+from slirp.wire.ip import ICMP, ICMPV6, TTL, UDP, Packet
 
 GATEWAY_MAC = bytes.fromhex("020000000001")
 
 
 class Endpoint:
-    """`mtu` bounds the segments told to the guest; `flows`, `datagrams` and `queries` count what it has open."""
+    """`address` (IPv4, 4 bytes) and `address6` (16) are the guest's, b"" where it has none; with `prefix6` (8 bytes)
+    it also makes itself addresses in that prefix, but for `reserved` ones. `mtu` bounds the segments told to the
+    guest; `flows`, `datagrams` and `queries` count what it has open."""
 
-    def __init__(self, endpoint_id: str, tap: int, mac: bytes, address: bytes, mtu: int, names: list[str]) -> None:
+    def __init__(
+        self,
+        endpoint_id: str,
+        tap: int,
+        mac: bytes,
+        address: bytes,
+        mtu: int,
+        names: list[str],
+        address6: bytes = b"",
+        prefix6: bytes = b"",
+        reserved: Sequence[bytes] = (),
+    ) -> None:
         self.endpoint_id = endpoint_id
         self.tap = tap
         self.mac = mac
         self.address = address
+        self.address6 = address6
         self.mtu = mtu
         self.names = names
         self.buffers = BufferPool()
@@ -26,8 +42,22 @@ class Endpoint:
         self.flows = 0
         self.datagrams = 0
         self.queries = 0
-        self.ethernet = ethernet.HEADER.pack(mac, GATEWAY_MAC, ethernet.IPV4)
-        self._plain = virtio.PLAIN + self.ethernet
+        self._owned = {owned for owned in (address, address6) if owned}
+        self._prefix6, self._reserved = prefix6, frozenset(reserved)
+        if address6 or prefix6:
+            self._owned.add(ndp.link_local(mac))
+        self.head4 = virtio.PLAIN + ethernet.HEADER.pack(mac, GATEWAY_MAC, ethernet.IPV4)
+        self.head6 = virtio.PLAIN + ethernet.HEADER.pack(mac, GATEWAY_MAC, ethernet.IPV6)
+
+    def owns(self, address: bytes) -> bool:
+        """Whether the guest may speak for this address."""
+        if address in self._owned:
+            return True
+        return bool(self._prefix6) and address[:8] == self._prefix6 and address not in self._reserved
+
+    def address_like(self, peer: bytes) -> bytes:
+        """Its address of the same version as `peer`; b"" where it has none."""
+        return self.address if len(peer) == 4 else self.address6
 
     def write(self, parts: list[bytes | memoryview]) -> None:
         """One frame with its virtio header. A frame that the device does not take is lost, as on any network."""
@@ -36,20 +66,33 @@ class Endpoint:
         except OSError:
             return
 
-    def send_ipv4(self, source: bytes, protocol: int, payload: bytes) -> None:
-        """A packet of ours, whatever its size: the device has no limit."""
-        header = ipv4.emit_header(source, self.address, protocol, len(payload))
-        self.write([self._plain, header, payload])
+    def send(self, source: bytes, destination: bytes, protocol: int, payload: bytes, hops: int = TTL) -> None:
+        """A packet of ours, whatever its size: the device has no limit. `destination` is the guest's."""
+        if len(source) == 4:
+            self.write([self.head4, ipv4.emit_header(source, destination, protocol, len(payload)), payload])
+        else:
+            self.write([self.head6, ipv6.emit_header(source, destination, protocol, len(payload), hops), payload])
 
-    def send_udp(self, source: bytes, source_port: int, destination_port: int, payload: bytes) -> None:
-        datagram = udp.emit(source, self.address, source_port, destination_port, payload)
-        self.send_ipv4(source, ipv4.UDP, datagram)
+    def send_udp(
+        self, source: bytes, source_port: int, destination: bytes, destination_port: int, payload: bytes
+    ) -> None:
+        self.send(source, destination, UDP, udp.emit(source, destination, source_port, destination_port, payload))
 
-    def send_icmp(self, source: bytes, message: icmp.Message) -> None:
-        self.send_ipv4(source, ipv4.ICMP, message.emit())
+    def send_icmp(self, source: bytes, destination: bytes, message: icmp.Message, hops: int = TTL) -> None:
+        """ICMP or, between IPv6 addresses, ICMPv6."""
+        if len(source) == 4:
+            self.send(source, destination, ICMP, message.emit())
+        else:
+            self.send(source, destination, ICMPV6, icmpv6.emit(source, destination, message), hops)
 
-    def send_unreachable(self, code: int, packet: ipv4.Packet) -> None:
-        """ICMP destination unreachable about a packet of the guest's, from where it was going (RFC 792)."""
+    def send_unreachable(self, code: int, packet: Packet, next_hop_mtu: int = 0) -> None:
+        """ICMP destination unreachable about a packet of the guest's, from where it was going (RFC 792, RFC 4443).
+        `code` is ICMP's for IPv4 in either case."""
         payload = packet.payload
-        head = ipv4.emit_header(self.address, packet.destination, packet.protocol, len(payload))
-        self.send_icmp(packet.destination, icmp.unreachable(code, head + bytes(payload[:8])))
+        if len(packet.source) == 4:
+            head = ipv4.emit_header(packet.source, packet.destination, packet.protocol, len(payload))
+            message = icmp.unreachable(code, head + bytes(payload[:8]), next_hop_mtu)
+        else:
+            head = ipv6.emit_header(packet.source, packet.destination, packet.protocol, len(payload))
+            message = icmpv6.unreachable(code, head + bytes(payload[: icmpv6.MIN_MTU]), next_hop_mtu)
+        self.send_icmp(packet.destination, packet.source, message)

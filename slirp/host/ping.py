@@ -7,15 +7,16 @@ import time
 
 from slirp.host.endpoint import Endpoint
 from slirp.host.poller import READ, Poller
-from slirp.wire import icmp, ipv4
+from slirp.wire import icmp, icmpv6
+from slirp.wire.ip import Packet
 
 IDLE_SECONDS = 30.0
 MAX_SOCKETS = 64  # of one network
 
 
 class _Pinger:
-    def __init__(self, endpoint: Endpoint, identifier: int, sock: socket.socket) -> None:
-        self.endpoint, self.identifier, self.socket = endpoint, identifier, sock
+    def __init__(self, endpoint: Endpoint, guest: bytes, identifier: int, sock: socket.socket) -> None:
+        self.endpoint, self.guest, self.identifier, self.socket = endpoint, guest, identifier, sock
         self.last_used = time.monotonic()
 
 
@@ -27,41 +28,46 @@ class Pings:
         self._pingers: dict[tuple[bytes, int], _Pinger] = {}
         self._next_reap = 0.0
 
-    def echo(self, endpoint: Endpoint, packet: ipv4.Packet, message: icmp.Message) -> None:
+    def echo(self, endpoint: Endpoint, packet: Packet, message: icmp.Message) -> None:
         """A guest's echo request. Where ping sockets are closed to us it gets "prohibited", not silence."""
-        key = endpoint.address, message.identifier
-        pinger = self._pingers.get(key) or self._open(key, endpoint, message.identifier)
+        pinger = self._pingers.get((packet.source, message.identifier))
+        pinger = pinger or self._open(endpoint, packet.source, message.identifier)
         if pinger is None:
             endpoint.send_unreachable(icmp.ADMINISTRATIVELY_PROHIBITED, packet)
             return
         pinger.last_used = time.monotonic()
         try:
-            pinger.socket.sendto(message.emit(), (socket.inet_ntoa(packet.destination), 0))
+            host = socket.inet_ntop(pinger.socket.family, packet.destination)
+            pinger.socket.sendto(message.emit(), (host, 0))
         except OSError:
             endpoint.send_unreachable(icmp.HOST_UNREACHABLE, packet)
 
-    def _open(self, key: tuple[bytes, int], endpoint: Endpoint, identifier: int) -> _Pinger | None:
+    def _open(self, endpoint: Endpoint, guest: bytes, identifier: int) -> _Pinger | None:
         if len(self._pingers) >= MAX_SOCKETS:
             return None
         try:
             kind = socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
-            sock = socket.socket(socket.AF_INET, kind, socket.IPPROTO_ICMP)
+            if len(guest) == 4:
+                sock = socket.socket(socket.AF_INET, kind, socket.IPPROTO_ICMP)
+            else:
+                sock = socket.socket(socket.AF_INET6, kind, socket.IPPROTO_ICMPV6)
         except OSError:
             return None
-        pinger = self._pingers[key] = _Pinger(endpoint, identifier, sock)
+        pinger = self._pingers[guest, identifier] = _Pinger(endpoint, guest, identifier, sock)
         self._poller.add(sock.fileno(), READ, lambda _: self._ready(pinger))
         return pinger
 
     def _ready(self, pinger: _Pinger) -> None:
         for _ in range(32):
             try:
-                data, (host, _) = pinger.socket.recvfrom(65535)
+                data, address = pinger.socket.recvfrom(65535)
             except OSError:
                 return
-            message = icmp.parse(memoryview(data))
-            if message is not None and message.kind == icmp.ECHO_REPLY:
+            message = icmp.parse(memoryview(data), check=pinger.socket.family == socket.AF_INET)
+            if message is not None and message.kind in (icmp.ECHO_REPLY, icmpv6.ECHO_REPLY):
                 answer = message._replace(identifier=pinger.identifier)  # the kernel has put its own
-                pinger.endpoint.send_icmp(socket.inet_aton(host), answer)
+                source = socket.inet_pton(pinger.socket.family, address[0].partition("%")[0])
+                pinger.endpoint.send_icmp(source, pinger.guest, answer)
 
     def tick(self, now: float) -> None:
         if now >= self._next_reap:

@@ -24,10 +24,10 @@ class _Published:
 
 
 class PublishedPorts:
-    """`source(address)` gives how the guest sees a client."""
+    """`source(endpoint, address)` gives how the guest sees a client."""
 
     def __init__(
-        self, poller: Poller, connections: Connections, datagrams: Datagrams, source: Callable[[str], bytes]
+        self, poller: Poller, connections: Connections, datagrams: Datagrams, source: Callable[[Endpoint, str], bytes]
     ) -> None:
         self._poller, self._connections, self._datagrams, self._source = poller, connections, datagrams, source
         self._by_id: dict[str, _Published] = {}
@@ -57,7 +57,7 @@ class PublishedPorts:
                     self._waiting.append(published)
                 return
             sock.setblocking(False)
-            source = self._source(address[0])
+            source = self._source(published.endpoint, address[0])
             self._connections.connect(published.endpoint, sock, source, address[1], published.guest_port)
 
     def unpublish(self, publish_id: str) -> None:

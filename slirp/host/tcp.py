@@ -17,16 +17,17 @@ from slirp.host.endpoint import Endpoint
 from slirp.host.poller import FAILED, READ, WRITE, Poller
 from slirp.stack import tcp_flow
 from slirp.stack.tcp_flow import Flow, HostReset
-from slirp.wire import icmp, ipv4, tcp, virtio
+from slirp.wire import icmp, tcp, virtio
 from slirp.wire.checksum import checksum, fold, ones_sum, pseudo_sum
+from slirp.wire.ip import TCP, TTL, Packet
 
 MAX_FLOWS = 4096  # of one guest
 HALF_CLOSED_SECONDS = 900.0
 _RESET_LINGER = struct.pack("ii", 1, 0)
-_HEADERS = struct.Struct("!BBHHHBBH4s4sHHIIBBHHH")
-_HEADER_BYTES = _HEADERS.size  # of IPv4 and TCP without options
-_TCP_START = 14 + 20
-_PLAIN = virtio.partial(_TCP_START, 16)
+_HEADERS4 = struct.Struct("!BBHHHBBH4s4sHHIIBBHHH")  # of IPv4 and TCP without options
+_HEADERS6 = struct.Struct("!IHBB16s16sHHIIBBHHH")
+_TCP_START4, _TCP_START6 = 14 + 20, 14 + 40
+_CHECKSUM_OFFSET = 16
 _ENDED = (tcp_flow.CLOSED, tcp_flow.LINGERING)
 _UNREACHABLE = {  # what connect(2) says -> what a router would have said (RFC 792, RFC 1812 5.2.7.1)
     errno.ENETUNREACH: icmp.NET_UNREACHABLE,
@@ -45,11 +46,13 @@ class Connection:
         "_connections",
         "_events",
         "_mss",
+        "_plain",
         "_segmented",
         "_socket",
         "_watched",
         "endpoint",
         "flow",
+        "guest",
         "guest_port",
         "key",
         "remote",
@@ -63,6 +66,7 @@ class Connection:
         key: bytes,
         remote: bytes,
         remote_port: int,
+        guest: bytes,
         guest_port: int,
         sock: socket.socket,
         now: float,
@@ -72,11 +76,23 @@ class Connection:
         self._events = 0
         self._watched = False  # not before connect(2): an unconnected socket is always ready
         self.endpoint, self.key = endpoint, key
-        self.remote, self.remote_port, self.guest_port = remote, remote_port, guest_port
-        self._address_sum = ones_sum(remote + endpoint.address)
+        self.remote, self.remote_port, self.guest, self.guest_port = remote, remote_port, guest, guest_port
+        self._address_sum = ones_sum(remote + guest)
         self._mss = 0
-        self._segmented = b""
-        self.flow = Flow(self, self, endpoint.buffers, endpoint.mtu - 40, secrets.randbits(32), now)
+        self._plain, self._segmented = self._heads(0xFFFF)
+        overhead = _HEADERS4.size if len(guest) == 4 else _HEADERS6.size
+        self.flow = Flow(self, self, endpoint.buffers, endpoint.mtu - overhead, secrets.randbits(32), now)
+
+    def _heads(self, mss: int) -> tuple[bytes, bytes]:
+        """What stands before the IP header of a segment that fits into one packet, and of one to be cut into several:
+        virtio and Ethernet headers."""
+        if len(self.guest) == 4:
+            start, kind, head = _TCP_START4, virtio.GSO_TCPV4, self.endpoint.head4
+        else:
+            start, kind, head = _TCP_START6, virtio.GSO_TCPV6, self.endpoint.head6
+        rest = head[virtio.HEADER_BYTES :]
+        plain = virtio.partial(start, _CHECKSUM_OFFSET)
+        return plain + rest, virtio.segmented(kind, start + tcp.HEADER_BYTES, mss, start, _CHECKSUM_OFFSET) + rest
 
     # ------------------------------------------------------------------------------------------------ the guest's side
     def transmit(
@@ -91,38 +107,27 @@ class Connection:
     ) -> None:
         length = len(payload)
         tcp_bytes = 20 + len(options) + length
-        total = 20 + tcp_bytes
-        # RFC 1071: the header's sum from its parts; 0x4500 version and length, 0x4000 DF, 0x4006 TTL and protocol
-        header_sum = ~fold(self._address_sum + 0x4500 + total + 0x4000 + 0x4006) & 0xFFFF
-        headers = _HEADERS.pack(
-            0x45,
-            0,
-            total,
-            0,
-            0x4000,
-            64,
-            6,
-            header_sum,
-            self.remote,
-            self.endpoint.address,
-            self.remote_port,
-            self.guest_port,
-            sequence,
-            acknowledgment,
-            (20 + len(options)) << 2,
-            flags,
-            window,
-            fold(self._address_sum + 6 + tcp_bytes),
-            0,
-        )
+        # the checksum field holds the pseudo header's sum alone: the device's offload does the rest
+        partial = fold(self._address_sum + TCP + tcp_bytes)
+        offset = (20 + len(options)) << 2
+        ports = self.remote_port, self.guest_port
+        numbers = sequence, acknowledgment, offset, flags, window, partial, 0
+        if len(self.guest) == 4:
+            total = 20 + tcp_bytes
+            # RFC 1071: the header's sum from its parts; 0x4500 version and length, 0x4000 DF, 0x4006 TTL and protocol
+            header_sum = ~fold(self._address_sum + 0x4500 + total + 0x4000 + 0x4006) & 0xFFFF
+            headers = _HEADERS4.pack(
+                0x45, 0, total, 0, 0x4000, TTL, TCP, header_sum, self.remote, self.guest, *ports, *numbers
+            )
+        else:
+            headers = _HEADERS6.pack(6 << 28, tcp_bytes, TCP, TTL, self.remote, self.guest, *ports, *numbers)
         if length > mss:
             if mss != self._mss:
                 self._mss = mss
-                self._segmented = virtio.segmented(14 + _HEADER_BYTES, mss, _TCP_START)
-            first = self._segmented
+                self._plain, self._segmented = self._heads(mss)
+            head = self._segmented + headers
         else:
-            first = _PLAIN
-        head = first + self.endpoint.ethernet + headers
+            head = self._plain + headers
         if options:
             head += options
         try:
@@ -187,9 +192,7 @@ class Connection:
         sequence = (self.flow.receive_next - 1) & 0xFFFFFFFF  # of the guest's SYN, by which it knows it again
         syn = tcp.emit_header(self.guest_port, self.remote_port, sequence, 0, tcp.SYN, 0)
         self.flow.host_unreachable()
-        self.endpoint.send_unreachable(
-            code, ipv4.Packet(self.endpoint.address, self.remote, ipv4.TCP, ipv4.TTL, 0, 0, memoryview(syn))
-        )
+        self.endpoint.send_unreachable(code, Packet(self.guest, self.remote, TCP, TTL, 0, 0, memoryview(syn)))
 
     def ready(self, events: int) -> None:
         """The socket's turn."""
@@ -224,10 +227,10 @@ class Connections:
         self._next_reap = 0.0
 
     # ------------------------------------------------------------------------------------------------ from guests
-    def packet(self, endpoint: Endpoint, packet: ipv4.Packet, checksum_known: bool) -> None:
+    def packet(self, endpoint: Endpoint, packet: Packet, checksum_known: bool) -> None:
         """A TCP segment of a guest."""
         data = packet.payload
-        if not checksum_known and checksum(data, pseudo_sum(packet.source, packet.destination, ipv4.TCP, len(data))):
+        if not checksum_known and checksum(data, pseudo_sum(packet.source, packet.destination, TCP, len(data))):
             return
         segment = tcp.parse(data)
         if segment is None:
@@ -258,7 +261,7 @@ class Connections:
                 connection.flow.flush_ack()
             self._unacknowledged.clear()
 
-    def _open(self, endpoint: Endpoint, key: bytes, packet: ipv4.Packet, segment: tcp.Segment, now: float) -> None:
+    def _open(self, endpoint: Endpoint, key: bytes, packet: Packet, segment: tcp.Segment, now: float) -> None:
         target = self._target(packet.destination, segment.destination_port)
         if target is None or endpoint.flows >= MAX_FLOWS:
             refuse(endpoint, packet, segment)
@@ -275,6 +278,7 @@ class Connections:
             key,
             packet.destination,
             segment.destination_port,
+            packet.source,
             segment.source_port,
             sock,
             now,
@@ -295,14 +299,15 @@ class Connections:
     # ------------------------------------------------------------------------------------------------ from the host
     def connect(self, endpoint: Endpoint, sock: socket.socket, source: bytes, port: int, guest_port: int) -> None:
         """A connection that a published port has accepted, seen by the guest as from `source`:`port`."""
-        key, port = self._free_port(endpoint.address + source, guest_port, port)
+        guest = endpoint.address_like(source)
+        key, port = self._free_port(guest + source, guest_port, port) if guest else (b"", port)
         if not key or endpoint.flows >= MAX_FLOWS:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_LINGER)
             sock.close()
             return
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         now = time.monotonic()
-        connection = Connection(self, endpoint, key, source, port, guest_port, sock, now)
+        connection = Connection(self, endpoint, key, source, port, guest, guest_port, sock, now)
         self._add(connection)
         connection.watch()
         connection.flow.connect(now)
@@ -368,7 +373,7 @@ class Connections:
         self._unacknowledged = [c for c in self._unacknowledged if c.endpoint is not endpoint]
 
 
-def refuse(endpoint: Endpoint, packet: ipv4.Packet, segment: tcp.Segment) -> None:
+def refuse(endpoint: Endpoint, packet: Packet, segment: tcp.Segment) -> None:
     """RST for what belongs to no connection (RFC 9293 3.5.2)."""
     length = len(segment.payload) + bool(segment.flags & tcp.SYN) + bool(segment.flags & tcp.FIN)
     if segment.flags & tcp.ACK:
@@ -377,6 +382,6 @@ def refuse(endpoint: Endpoint, packet: ipv4.Packet, segment: tcp.Segment) -> Non
         sequence, acknowledgment, flags = 0, (segment.sequence + length) & 0xFFFFFFFF, tcp.RST | tcp.ACK
     ports = segment.destination_port, segment.source_port
     plain = tcp.emit_header(*ports, sequence, acknowledgment, flags, 0)
-    total = pseudo_sum(packet.destination, packet.source, ipv4.TCP, len(plain))
+    total = pseudo_sum(packet.destination, packet.source, TCP, len(plain))
     done = tcp.emit_header(*ports, sequence, acknowledgment, flags, 0, checksum=checksum(plain, total))
-    endpoint.send_ipv4(packet.destination, ipv4.TCP, done)
+    endpoint.send(packet.destination, packet.source, TCP, done)

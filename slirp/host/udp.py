@@ -14,56 +14,56 @@ from collections.abc import Callable
 
 from slirp.host.endpoint import Endpoint
 from slirp.host.poller import FAILED, READ, Poller
-from slirp.wire import icmp, ipv4, udp
+from slirp.wire import icmp, icmpv6, udp
+from slirp.wire.ip import TTL, UDP, Packet
 
 MAX_MAPPINGS = 512  # of one guest
 IDLE_SECONDS = 120.0  # RFC 4787 4.3: two minutes at least
 MAX_ASKED = 4096  # addresses a mapping remembers
 BATCH = 32
-IP_RECVERR = 11  # include/uapi/linux/in.h
+IP_RECVERR, IPV6_RECVERR = 11, 25  # include/uapi/linux/in.h, in6.h
 _EXTENDED_ERROR = struct.Struct("IBBBBII")  # struct sock_extended_err
-_FROM_ICMP = 2
-Source = tuple[bytes, int]
+_FROM_ICMP, _FROM_ICMP6 = 2, 3
+_ICMP6_CODES = {0: icmp.NET_UNREACHABLE, 1: icmp.ADMINISTRATIVELY_PROHIBITED, 4: icmp.PORT_UNREACHABLE}  # RFC 7915 5.2
 
 
 class _Mapping:
     """One guest port and its socket."""
 
-    def __init__(self, endpoint: Endpoint, port: int, sock: socket.socket, now: float) -> None:
-        self.endpoint, self.port, self.socket, self.last_used = endpoint, port, sock, now
+    def __init__(self, endpoint: Endpoint, guest: bytes, port: int, sock: socket.socket, now: float) -> None:
+        self.endpoint, self.guest, self.port, self.socket, self.last_used = endpoint, guest, port, sock, now
         self.asked: set[str] = set()  # addresses sent to
 
 
 class Datagrams:
-    """`target(address, port)` gives where a datagram really goes, None to refuse it; `source(address)` gives how the
-    guest sees a sender."""
+    """`target(address, port)` gives where a datagram really goes, None to refuse it; `source(endpoint, address)` gives
+    how the guest sees a sender."""
 
     def __init__(
         self,
         poller: Poller,
         target: Callable[[bytes, int], tuple[str, int] | None],
-        source: Callable[[str], bytes],
+        source: Callable[[Endpoint, str], bytes],
     ) -> None:
         self._poller, self._target, self._source = poller, target, source
         self._mappings: dict[tuple[bytes, int], _Mapping] = {}
-        self._published: dict[tuple[bytes, int], socket.socket] = {}  # (guest, port) -> the host's socket it answers on
-        self._peers: dict[tuple[bytes, int, bytes, int], tuple[str, int]] = {}
+        # (guest, its port, peer, its port) -> the published socket the peer has used, and the address to answer to
+        self._peers: dict[tuple[bytes, int, bytes, int], tuple[socket.socket, tuple[str, int]]] = {}
         self._next_reap = 0.0
 
-    def packet(self, endpoint: Endpoint, packet: ipv4.Packet, datagram: udp.Datagram) -> None:
+    def packet(self, endpoint: Endpoint, packet: Packet, datagram: udp.Datagram) -> None:
         """A datagram of a guest to the outside."""
         port = datagram.source_port
-        published = self._published.get((endpoint.address, port))
-        if published is not None:
-            peer = self._peers.get((endpoint.address, port, packet.destination, datagram.destination_port))
+        if self._peers:
+            peer = self._peers.get((packet.source, port, packet.destination, datagram.destination_port))
             if peer is not None:
-                _send(published, datagram.payload, peer)
+                _send(peer[0], datagram.payload, peer[1])
                 return
         target = self._target(packet.destination, datagram.destination_port)
         if target is None:
             endpoint.send_unreachable(icmp.ADMINISTRATIVELY_PROHIBITED, packet)
             return
-        mapping = self._mappings.get((endpoint.address, port)) or self._map(endpoint, port)
+        mapping = self._mappings.get((packet.source, port)) or self._map(endpoint, packet.source, port)
         if mapping is None:
             endpoint.send_unreachable(icmp.HOST_UNREACHABLE, packet)
             return
@@ -76,16 +76,21 @@ class Datagrams:
         if failure in (errno.ENETUNREACH, errno.EHOSTUNREACH):
             endpoint.send_unreachable(icmp.HOST_UNREACHABLE, packet)
 
-    def _map(self, endpoint: Endpoint, port: int) -> _Mapping | None:
+    def _map(self, endpoint: Endpoint, guest: bytes, port: int) -> _Mapping | None:
         if endpoint.datagrams >= MAX_MAPPINGS:
             return None
         try:
-            sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
-            sock.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 1)
-            sock.bind(("0.0.0.0", 0))
+            family = socket.AF_INET if len(guest) == 4 else socket.AF_INET6
+            sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+            if family == socket.AF_INET:
+                sock.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 1)
+            else:
+                sock.setsockopt(socket.IPPROTO_IPV6, IPV6_RECVERR, 1)
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            sock.bind(("", 0))
         except OSError:
             return None
-        mapping = self._mappings[endpoint.address, port] = _Mapping(endpoint, port, sock, time.monotonic())
+        mapping = self._mappings[guest, port] = _Mapping(endpoint, guest, port, sock, time.monotonic())
         endpoint.datagrams += 1
         self._poller.add(sock.fileno(), READ, lambda events: self._ready(mapping, events))
         return mapping
@@ -95,12 +100,13 @@ class Datagrams:
             self._failures(mapping)
         for _ in range(BATCH):
             try:
-                data, (host, port) = mapping.socket.recvfrom(65535)
+                data, address = mapping.socket.recvfrom(65535)
             except OSError:
                 return
-            if host in mapping.asked:
+            if address[0] in mapping.asked:
                 mapping.last_used = time.monotonic()
-                mapping.endpoint.send_udp(self._source(host), port, mapping.port, data)
+                source = self._source(mapping.endpoint, address[0])
+                mapping.endpoint.send_udp(source, address[1], mapping.guest, mapping.port, data)
 
     def _failures(self, mapping: _Mapping) -> None:
         """ICMP errors that the host got for datagrams of this mapping."""
@@ -110,26 +116,26 @@ class Datagrams:
             except OSError:
                 return
             for level, kind, payload in ancillary:
-                if (level, kind) == (socket.IPPROTO_IP, IP_RECVERR) and len(payload) >= _EXTENDED_ERROR.size:
-                    _, origin, icmp_type, code, *_ = _EXTENDED_ERROR.unpack_from(payload)
-                    if origin == _FROM_ICMP and icmp_type == icmp.UNREACHABLE and name:
-                        self._tell(mapping, self._source(name[0]), name[1], code, len(data))
+                if (level, kind) in _ERRORS and len(payload) >= _EXTENDED_ERROR.size and name:
+                    _, origin, icmp_type, code, _, info, _ = _EXTENDED_ERROR.unpack_from(payload)
+                    found = _ipv4_code(origin, icmp_type, code)
+                    if found is not None:
+                        self._tell(mapping, name, found, info, data)
 
-    def _tell(self, mapping: _Mapping, remote: bytes, port: int, code: int, length: int) -> None:
-        guest = mapping.endpoint.address
-        lost = ipv4.emit_header(guest, remote, ipv4.UDP, 8 + length) + struct.pack("!HHHH", mapping.port, port, 8, 0)
-        mapping.endpoint.send_icmp(remote, icmp.unreachable(code, lost))
+    def _tell(self, mapping: _Mapping, target: tuple[str, int], code: int, mtu: int, data: bytes) -> None:
+        remote, port = self._source(mapping.endpoint, target[0]), target[1]
+        head = udp.HEADER.pack(mapping.port, port, udp.HEADER_BYTES + len(data), 0)
+        lost = Packet(mapping.guest, remote, UDP, TTL, 0, 0, memoryview(head + data))
+        mapping.endpoint.send_unreachable(code, lost, mtu if mtu <= 0xFFFF else 0)
 
     # ------------------------------------------------------------------------------------------------ published ports
     def publish(self, endpoint: Endpoint, guest_port: int, sock: socket.socket) -> None:
         """Datagrams to this socket go to the guest's port, with their real source; answers go out of it."""
-        self._published[endpoint.address, guest_port] = sock
         self._poller.add(sock.fileno(), READ, lambda _: self._published_ready(endpoint, guest_port, sock))
 
     def unpublish(self, endpoint: Endpoint, guest_port: int, sock: socket.socket) -> None:
-        self._published.pop((endpoint.address, guest_port), None)
         self._poller.remove(sock.fileno())
-        for key in [key for key in self._peers if key[:2] == (endpoint.address, guest_port)]:
+        for key in [key for key, peer in self._peers.items() if peer[0] is sock]:
             del self._peers[key]
 
     def _published_ready(self, endpoint: Endpoint, guest_port: int, sock: socket.socket) -> None:
@@ -138,11 +144,14 @@ class Datagrams:
                 data, peer = sock.recvfrom(65535)
             except OSError:
                 return
-            remote = self._source(peer[0])
+            remote = self._source(endpoint, peer[0])
+            guest = endpoint.address_like(remote)
+            if not guest:
+                continue
             if len(self._peers) > 10_000:
                 self._peers.pop(next(iter(self._peers)))
-            self._peers[endpoint.address, guest_port, remote, peer[1]] = peer
-            endpoint.send_udp(remote, peer[1], guest_port, data)
+            self._peers[guest, guest_port, remote, peer[1]] = sock, peer
+            endpoint.send_udp(remote, peer[1], guest, guest_port, data)
 
     # ------------------------------------------------------------------------------------------------ the end
     def tick(self, now: float) -> None:
@@ -163,6 +172,21 @@ class Datagrams:
         mapping.endpoint.datagrams -= 1
         self._poller.remove(mapping.socket.fileno())
         mapping.socket.close()
+
+
+_ERRORS = ((socket.IPPROTO_IP, IP_RECVERR), (socket.IPPROTO_IPV6, IPV6_RECVERR))
+
+
+def _ipv4_code(origin: int, icmp_type: int, code: int) -> int | None:
+    """The code of "unreachable", in IPv4's words, that an error of the host's socket means to the guest."""
+    if origin == _FROM_ICMP:
+        return code if icmp_type == icmp.UNREACHABLE else None
+    if origin == _FROM_ICMP6:
+        if icmp_type == icmpv6.PACKET_TOO_BIG:
+            return icmp.FRAGMENTATION_NEEDED
+        if icmp_type == icmpv6.UNREACHABLE:
+            return _ICMP6_CODES.get(code, icmp.HOST_UNREACHABLE)
+    return None
 
 
 def _send(sock: socket.socket, payload: memoryview, target: tuple[str, int]) -> int:

@@ -1,8 +1,8 @@
-"""IPv4 reassembly (RFC 791 3.2), bounded. Pure: time is given."""
+"""Reassembly of IPv4 and IPv6 packets (RFC 791 3.2, RFC 8200 4.5), bounded. Pure: time is given."""
 
 from __future__ import annotations
 
-from slirp.wire.ipv4 import MORE_FRAGMENTS, OFFSET_MASK, Packet
+from slirp.wire.ip import MORE_FRAGMENTS, OFFSET_MASK, Packet
 
 HOLD_SECONDS = 15.0
 MAX_DATAGRAMS = 64

@@ -21,13 +21,12 @@ class Policy:
     """Of one network."""
 
     def __init__(self, config: NetworkConfig) -> None:
-        self._gateway = ipaddress.IPv4Address(config.gateway4).packed
-        subnet = ipaddress.IPv4Network(config.subnet4)
-        self._subnet, self._mask = int(subnet.network_address), int(subnet.netmask)
+        self._gateways = {ipaddress.ip_address(text).packed for text in (config.gateway4, config.gateway6) if text}
+        self._subnets = [ipaddress.ip_network(text) for text in (config.subnet4, config.subnet6) if text]
         self._known: dict[bytes, Way] = {}
 
     def way(self, destination: bytes) -> Way:
-        """Of an IPv4 address, four bytes."""
+        """Of an address, four bytes or sixteen."""
         way = self._known.get(destination)
         if way is None:
             if len(self._known) > 10_000:
@@ -36,12 +35,15 @@ class Policy:
         return way
 
     def _decide(self, destination: bytes) -> Way:
-        if destination == self._gateway:
+        if destination in self._gateways:
             return Way.GATEWAY
-        number = int.from_bytes(destination, "big")
-        if number & self._mask == self._subnet:
+        address = ipaddress.ip_address(destination)
+        if any(address in subnet for subnet in self._subnets):
             return Way.SUBNET
-        address = ipaddress.IPv4Address(destination)
-        if address.is_loopback or address.is_multicast or address.is_unspecified or number >> 24 in (0, 255):
+        if address.is_loopback or address.is_multicast or address.is_unspecified:
             return Way.FORBIDDEN
-        return Way.OUTSIDE
+        if address.version == 4:
+            return Way.FORBIDDEN if destination[0] in (0, 255) else Way.OUTSIDE
+        # an IPv4 address in disguise would pass by what is said about IPv4's; a link is the host's own
+        hidden = address.ipv4_mapped is not None or destination[:12] == bytes(12)
+        return Way.FORBIDDEN if hidden or address.is_link_local else Way.OUTSIDE

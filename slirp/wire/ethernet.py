@@ -7,10 +7,15 @@ from dataclasses import dataclass
 
 HEADER = struct.Struct("!6s6sH")
 HEADER_BYTES = 14
-IPV4, ARP = 0x0800, 0x0806
+IPV4, ARP, IPV6 = 0x0800, 0x0806, 0x86DD
 BROADCAST = b"\xff" * 6
 _ARP = struct.Struct("!HHBBH6s4s6s4s")
 REQUEST, REPLY = 1, 2
+
+
+def multicast6(address: bytes) -> bytes:
+    """Where an IPv6 multicast address is sent to (RFC 2464 7)."""
+    return b"\x33\x33" + address[12:]
 
 
 @dataclass(frozen=True)

@@ -3,31 +3,26 @@
 from __future__ import annotations
 
 import struct
-from typing import NamedTuple
 
 from slirp.wire.checksum import checksum
+from slirp.wire.ip import ICMP, MORE_FRAGMENTS, OFFSET_MASK, TCP, TTL, UDP, Packet
+
+__all__ = [
+    "HEADER_BYTES",
+    "ICMP",
+    "MORE_FRAGMENTS",
+    "OFFSET_MASK",
+    "TCP",
+    "TTL",
+    "UDP",
+    "Packet",
+    "emit_header",
+    "parse",
+]
 
 HEADER = struct.Struct("!BBHHHBBH4s4s")
 HEADER_BYTES = 20
-ICMP, TCP, UDP = 1, 6, 17
-DONT_FRAGMENT, MORE_FRAGMENTS, OFFSET_MASK = 0x4000, 0x2000, 0x1FFF
-TTL = 64
-
-
-class Packet(NamedTuple):
-    """`payload` is a view of the bytes given. `fragment` is the flags and offset field."""
-
-    source: bytes
-    destination: bytes
-    protocol: int
-    ttl: int
-    identification: int
-    fragment: int
-    payload: memoryview
-
-    @property
-    def is_fragment(self) -> bool:
-        return bool(self.fragment & (MORE_FRAGMENTS | OFFSET_MASK))
+DONT_FRAGMENT = 0x4000
 
 
 def parse(data: memoryview) -> Packet | None:

@@ -7,7 +7,7 @@ import struct
 HEADER = struct.Struct("<BBHHHHH")  # flags, gso_type, hdr_len, gso_size, csum_start, csum_offset, num_buffers
 HEADER_BYTES = HEADER.size
 NEEDS_CSUM, DATA_VALID = 1, 2
-GSO_NONE, GSO_TCPV4 = 0, 1
+GSO_NONE, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4 = 0, 1, 4, 5
 GSO_ECN = 0x80
 
 PLAIN = HEADER.pack(0, GSO_NONE, 0, 0, 0, 0, 0)
@@ -18,9 +18,9 @@ def partial(checksum_start: int, checksum_offset: int) -> bytes:
     return HEADER.pack(NEEDS_CSUM, GSO_NONE, 0, 0, checksum_start, checksum_offset, 0)
 
 
-def segmented(header_bytes: int, segment_bytes: int, checksum_start: int) -> bytes:
-    """A TCP segment larger than the MTU, to be cut into pieces of `segment_bytes` where that matters."""
-    return HEADER.pack(NEEDS_CSUM, GSO_TCPV4, header_bytes, segment_bytes, checksum_start, 16, 0)
+def segmented(kind: int, header_bytes: int, segment_bytes: int, checksum_start: int, checksum_offset: int) -> bytes:
+    """A packet larger than the MTU, to be cut into pieces of `segment_bytes` where that matters; `kind` is GSO_…."""
+    return HEADER.pack(NEEDS_CSUM, kind, header_bytes, segment_bytes, checksum_start, checksum_offset, 0)
 
 
 def checksum_is_partial(frame: bytes | memoryview | bytearray) -> bool:

@@ -21,6 +21,7 @@ import slirp
 TOP = Path(__file__).parent.parent.parent
 OUTSIDE = "192.0.2.1"  # an address of the host's that is not loopback
 GATEWAY = "10.77.0.1"
+OUTSIDE6, GATEWAY6, PREFIX6 = "2001:db8::1", "fd00:77::1", "fd00:77::/64"
 STREAM = socket.SOCK_STREAM
 _CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000
 
@@ -54,7 +55,7 @@ class Place:
         return made
 
     def connect(self, address: str, port: int) -> socket.socket:
-        made = self.socket()
+        made = self.socket(family=_family(address))
         try:
             made.connect((address, port))
         except BaseException:
@@ -63,7 +64,7 @@ class Place:
         return made
 
     def listen(self, address: str, port: int = 0, kind: int = STREAM) -> socket.socket:
-        made = self.socket(kind)
+        made = self.socket(kind, family=_family(address))
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         made.bind((address, port))
         if kind == socket.SOCK_STREAM:
@@ -75,8 +76,13 @@ class Place:
         os.waitpid(self.pid, 0)
 
 
+def _family(address: str) -> int:
+    return socket.AF_INET6 if ":" in address else socket.AF_INET
+
+
 class Guest(Place):
     address: str
+    address6: str
     mac: str
     tap: int
 
@@ -92,7 +98,14 @@ class Lab:
 
     def __init__(self, **config: Any) -> None:
         self.config = slirp.NetworkConfig.from_dict(
-            {"name": "lab", "subnet4": "10.77.0.0/16", "gateway4": GATEWAY, **config}
+            {
+                "name": "lab",
+                "subnet4": "10.77.0.0/16",
+                "gateway4": GATEWAY,
+                "subnet6": PREFIX6,
+                "gateway6": GATEWAY6,
+                **config,
+            }
         )
         self.guests: list[Guest] = []
         self.host = _place(Place, _CLONE_NEWUSER | _CLONE_NEWNET, None)
@@ -105,7 +118,14 @@ class Lab:
         number = len(self.guests) + 2
         guest = _place(Guest, _CLONE_NEWNET, self.host)
         guest.address, guest.mac = f"10.77.0.{number}", f"02:42:0a:4d:00:{number:02x}"
-        (guest.tap,) = guest.ask(do="guest", mac=guest.mac, mtu=self.config.mtu, address=f"{guest.address}/16")
+        guest.address6 = f"fd00:77::{number:x}"
+        (guest.tap,) = guest.ask(
+            do="guest",
+            mac=guest.mac,
+            mtu=self.config.mtu,
+            address=f"{guest.address}/16",
+            address6=f"{guest.address6}/64",
+        )
         self.guests.append(guest)
         self.command(
             [guest.tap],
@@ -113,6 +133,7 @@ class Lab:
             endpoint_id=guest.address,
             mac=guest.mac,
             address4=f"{guest.address}/16",
+            address6=f"{guest.address6}/64",
             names=names,
         )
         return guest
@@ -125,7 +146,7 @@ class Lab:
     def publish(self, guest: Guest, guest_port: int, sock: socket.socket, publish_id: str = "p") -> tuple[str, int]:
         """Where it is now; the socket is the network's."""
         protocol = "tcp" if sock.type == socket.SOCK_STREAM else "udp"
-        where: tuple[str, int] = sock.getsockname()
+        where: tuple[str, int] = sock.getsockname()[:2]
         self.command(
             [sock.fileno()],
             type="Publish",
@@ -188,15 +209,15 @@ def _do_host() -> list[int]:
     slirp.loopback_up()
     device = slirp.open_tap("out0")  # stays open with the process
     os.set_inheritable(device, False)
-    slirp.configure_guest("out0", "02:00:00:00:00:99", 1500, f"{OUTSIDE}/24", "")
+    slirp.configure_guest("out0", "02:00:00:00:00:99", 1500, f"{OUTSIDE}/24", "", f"{OUTSIDE6}/64")
     Path("/proc/sys/net/ipv4/ping_group_range").write_text("0 0")
     return []
 
 
-def _do_guest(mac: str, mtu: int, address: str) -> list[int]:
+def _do_guest(mac: str, mtu: int, address: str, address6: str) -> list[int]:
     slirp.loopback_up()
     tap = slirp.open_tap("tap0")
-    slirp.configure_guest("tap0", mac, mtu, address, GATEWAY)
+    slirp.configure_guest("tap0", mac, mtu, address, GATEWAY, address6, GATEWAY6)
     Path("/proc/sys/net/ipv4/ping_group_range").write_text("0 0")
     return [tap]
 

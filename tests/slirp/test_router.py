@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import errno
 import os
 import socket
@@ -10,8 +11,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from slirp.wire import ethernet, icmp, ipv4, udp
-from tests.slirp.lab import GATEWAY, OUTSIDE, RESET_ON_CLOSE, Guest, Lab
+from slirp.wire import ethernet, icmp, icmpv6, ip, ipv4, ipv6, ndp, udp
+from tests.slirp.lab import GATEWAY, GATEWAY6, OUTSIDE, OUTSIDE6, RESET_ON_CLOSE, Guest, Lab
 
 pytestmark = pytest.mark.kernel
 
@@ -38,10 +39,11 @@ def receive(sock: socket.socket) -> bytes:
 
 
 # ------------------------------------------------------------------------------------------------ outgoing
-def test_a_connection_to_the_outside(lab: Lab, guest: Guest) -> None:
-    with lab.host.listen(OUTSIDE) as listener, guest.connect(*listener.getsockname()) as client:
+@pytest.mark.parametrize("outside", [OUTSIDE, OUTSIDE6])
+def test_a_connection_to_the_outside(lab: Lab, guest: Guest, outside: str) -> None:
+    with lab.host.listen(outside) as listener, guest.connect(*listener.getsockname()[:2]) as client:
         server, address = listener.accept()
-        assert address[0] == OUTSIDE
+        assert address[0] == outside
         with server:
             server.sendall(b"hello")
             server.shutdown(socket.SHUT_WR)
@@ -51,22 +53,46 @@ def test_a_connection_to_the_outside(lab: Lab, guest: Guest) -> None:
             assert receive(server) == b"thanks"
 
 
-def test_a_closed_port_refuses(guest: Guest) -> None:
+@pytest.mark.parametrize("outside", [OUTSIDE, OUTSIDE6])
+def test_bulk_both_ways(lab: Lab, guest: Guest, outside: str) -> None:
+    down, up = os.urandom(8 << 20), os.urandom(8 << 20)
+    with lab.host.listen(outside) as listener, guest.connect(*listener.getsockname()[:2]) as client:
+        server, _ = listener.accept()
+        with server, concurrent.futures.ThreadPoolExecutor() as pool:
+
+            def send(sock: socket.socket, data: bytes) -> None:
+                sock.sendall(data)
+                sock.shutdown(socket.SHUT_WR)
+
+            done = [pool.submit(send, client, up), pool.submit(send, server, down)]
+            results = [pool.submit(receive, sock) for sock in (client, server)]
+            assert [result.result(60) for result in results] == [down, up]
+            assert [one.result() for one in done] == [None, None]
+
+
+@pytest.mark.parametrize("outside", [OUTSIDE, OUTSIDE6])
+def test_a_closed_port_refuses(guest: Guest, outside: str) -> None:
     with pytest.raises(ConnectionRefusedError):
-        guest.connect(OUTSIDE, 9)
+        guest.connect(outside, 9)
 
 
-def test_no_route_is_said_at_once(guest: Guest) -> None:
+@pytest.mark.parametrize("address", ["198.51.100.1", "2001:db8:1::1"])
+def test_no_route_is_said_at_once(guest: Guest, address: str) -> None:
     with pytest.raises(OSError) as raised:
-        guest.connect("198.51.100.1", 80)
+        guest.connect(address, 80)
     assert raised.value.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH)
 
 
-def test_the_gateway_is_not_the_hosts_loopback(lab: Lab, guest: Guest) -> None:
-    with lab.host.listen("127.0.0.1") as listener, pytest.raises(ConnectionRefusedError):
-        guest.connect(GATEWAY, listener.getsockname()[1])
-    with lab.host.listen("127.0.0.1", kind=socket.SOCK_DGRAM) as server, guest.socket(socket.SOCK_DGRAM) as client:
-        client.connect((GATEWAY, server.getsockname()[1]))
+@pytest.mark.parametrize(("loopback", "gateway"), [("127.0.0.1", GATEWAY), ("::1", GATEWAY6)])
+def test_the_gateway_is_not_the_hosts_loopback(lab: Lab, guest: Guest, loopback: str, gateway: str) -> None:
+    with lab.host.listen(loopback) as listener, pytest.raises(ConnectionRefusedError):
+        guest.connect(gateway, listener.getsockname()[1])
+    family = socket.AF_INET6 if ":" in gateway else socket.AF_INET
+    with (
+        lab.host.listen(loopback, kind=socket.SOCK_DGRAM) as server,
+        guest.socket(socket.SOCK_DGRAM, family=family) as client,
+    ):
+        client.connect((gateway, server.getsockname()[1]))
         client.send(b"x")
         with pytest.raises(ConnectionRefusedError):
             client.recv(10)
@@ -126,11 +152,57 @@ def test_a_guest_cannot_take_an_address_by_arp(lab: Lab, guest: Guest, other: Gu
                 return
 
 
+def _icmp6(lab: Lab, guest: Guest, destination: str, message: icmp.Message, to: str) -> bytes:
+    source, target = (socket.inet_pton(socket.AF_INET6, text) for text in (guest.address6, destination))
+    payload = icmpv6.emit(source, target, message)
+    head = ethernet.HEADER.pack(_mac(to), _mac(guest.mac), ethernet.IPV6)
+    return head + ipv6.emit_header(source, target, ip.ICMPV6, len(payload), ndp.HOPS) + payload
+
+
+def _mac(text: str) -> bytes:
+    return bytes.fromhex(text.replace(":", ""))
+
+
+def test_no_guest_is_a_router_or_another_neighbour(lab: Lab, guest: Guest, other: Guest) -> None:
+    prefix = socket.inet_pton(socket.AF_INET6, "2001:db8:bad::")
+    theirs = socket.inet_pton(socket.AF_INET6, GATEWAY6)
+    ours = socket.inet_pton(socket.AF_INET6, guest.address6)
+    rogue = ndp.emit_router_advertisement(_mac(guest.mac), 1500, prefix, 64, autonomous=True)
+    stolen = ndp.emit_advertisement(theirs, _mac(guest.mac), router=True, solicited=True)
+    honest = ndp.emit_advertisement(ours, _mac(guest.mac), router=False, solicited=True)
+    with guest.packet_socket() as wire, other.packet_socket() as seen:
+        for message in (rogue, stolen, honest):
+            wire.send(_icmp6(lab, guest, other.address6, message, other.mac))
+        while True:
+            frame = memoryview(seen.recv(2000))
+            packet = ipv6.parse(frame[14:]) if frame[12:14] == b"\x86\xdd" else None
+            if packet is not None and packet.source == ours and packet.payload[0] in (134, 136):
+                message_seen = icmpv6.parse(packet.source, packet.destination, packet.payload)
+                assert message_seen is not None
+                assert ndp.parse_neighbour(message_seen) == ndp.Neighbour(ours, _mac(guest.mac))
+                return
+
+
+def test_a_router_advertises_itself_when_asked(lab: Lab, guest: Guest) -> None:
+    with guest.packet_socket() as wire:
+        solicitation = icmp.Message(ndp.ROUTER_SOLICITATION, 0, 0, 0, b"")
+        wire.send(_icmp6(lab, guest, "ff02::2", solicitation, "33:33:00:00:00:02"))
+        while True:
+            frame = memoryview(wire.recv(2000))
+            packet = ipv6.parse(frame[14:]) if frame[12:14] == b"\x86\xdd" else None
+            if packet is not None and packet.payload[0] == ndp.ROUTER_ADVERTISEMENT:
+                assert packet.source == ndp.link_local(bytes.fromhex("020000000001"))
+                assert packet.ttl == ndp.HOPS
+                assert socket.inet_pton(socket.AF_INET6, "fd00:77::") in bytes(packet.payload)
+                return
+
+
 def test_rubbish_on_the_wire_stops_nobody(lab: Lab, guest: Guest) -> None:
     mac = bytes.fromhex(guest.mac.replace(":", ""))
     gateway = bytes.fromhex("020000000001")
     source, outside = socket.inet_aton(guest.address), socket.inet_aton(OUTSIDE)
     with guest.packet_socket() as wire:
+        own6, outside6 = socket.inet_pton(socket.AF_INET6, guest.address6), socket.inet_pton(socket.AF_INET6, OUTSIDE6)
         for size in (0, 1, 19, 20, 27, 28, 60, 1400):
             for kind in (ethernet.IPV4, ethernet.ARP, 0x86DD, 0x1234):
                 wire.send(ethernet.HEADER.pack(gateway, mac, kind) + os.urandom(size))
@@ -138,15 +210,20 @@ def test_rubbish_on_the_wire_stops_nobody(lab: Lab, guest: Guest) -> None:
                 for fragment in (0, 1, ipv4.MORE_FRAGMENTS, 0x1FFF):
                     head = ipv4.emit_header(source, outside, protocol, size, 7, fragment)
                     wire.send(ethernet.HEADER.pack(gateway, mac, ethernet.IPV4) + head + os.urandom(size))
-    test_a_connection_to_the_outside(lab, guest)
+            for protocol in (0, 6, 17, 43, 44, 58, 59, 60, 200):
+                head = ipv6.emit_header(own6, outside6, protocol, size)
+                wire.send(ethernet.HEADER.pack(gateway, mac, ethernet.IPV6) + head + os.urandom(size))
+    test_a_connection_to_the_outside(lab, guest, OUTSIDE)
 
 
 # ------------------------------------------------------------------------------------------------ between guests
-def test_guests_reach_each_other(lab: Lab, guest: Guest, other: Guest) -> None:
+@pytest.mark.parametrize("version", [4, 6])
+def test_guests_reach_each_other(lab: Lab, guest: Guest, other: Guest, version: int) -> None:
     data = os.urandom(3 << 20)
-    with other.listen(other.address) as listener, guest.connect(*listener.getsockname()) as client:
+    where, seen = (other.address, guest.address) if version == 4 else (other.address6, guest.address6)
+    with other.listen(where) as listener, guest.connect(*listener.getsockname()[:2]) as client:
         server, address = listener.accept()
-        assert address[0] == guest.address
+        assert address[0] == seen
         with server:
             client.settimeout(10)
             received = bytearray()
@@ -180,10 +257,11 @@ def test_datagrams_keep_their_source_and_strangers_stay_out(lab: Lab, guest: Gue
         assert client.recvfrom(100) == (b"answer", server.getsockname())
 
 
-def test_a_large_datagram_is_put_together_from_fragments(lab: Lab, guest: Guest) -> None:
+@pytest.mark.parametrize("outside", [OUTSIDE, OUTSIDE6])
+def test_a_large_datagram_is_put_together_from_fragments(lab: Lab, guest: Guest, outside: str) -> None:
     with (
-        lab.host.listen(OUTSIDE, kind=socket.SOCK_DGRAM) as server,
-        guest.socket(socket.SOCK_DGRAM) as client,
+        lab.host.listen(outside, kind=socket.SOCK_DGRAM) as server,
+        guest.socket(socket.SOCK_DGRAM, family=server.family) as client,
     ):
         data = os.urandom(40000)
         client.sendto(data, server.getsockname())
@@ -191,6 +269,26 @@ def test_a_large_datagram_is_put_together_from_fragments(lab: Lab, guest: Guest)
         assert got == data
         server.sendto(data[::-1], mapped)
         assert client.recv(65535) == data[::-1]
+
+
+@pytest.mark.parametrize("outside", [OUTSIDE, OUTSIDE6])
+def test_a_datagram_to_a_closed_port_is_refused(guest: Guest, outside: str) -> None:
+    family = socket.AF_INET6 if ":" in outside else socket.AF_INET
+    with guest.socket(socket.SOCK_DGRAM, family=family) as client:
+        client.connect((outside, 9))
+        client.send(b"x")
+        with pytest.raises(ConnectionRefusedError):
+            client.recv(10)
+
+
+@pytest.mark.parametrize("address", [GATEWAY6, OUTSIDE6])
+def test_echo_over_ipv6(guest: Guest, address: str) -> None:
+    with guest.socket(socket.SOCK_DGRAM, socket.IPPROTO_ICMPV6, socket.AF_INET6) as pinger:
+        pinger.sendto(icmp.Message(icmpv6.ECHO, 0, 0, 3, b"there?").emit(), (address, 0))
+        data, source = pinger.recvfrom(1000)
+        answer = icmp.parse(memoryview(data), check=False)
+        assert answer is not None
+        assert (answer.kind, answer.sequence, answer.payload, source[0]) == (icmpv6.ECHO_REPLY, 3, b"there?", address)
 
 
 @pytest.mark.parametrize("address", [GATEWAY, OUTSIDE])
@@ -221,6 +319,19 @@ def test_a_published_port_keeps_the_clients_address(lab: Lab, guest: Guest) -> N
         lab.command([], type="Unpublish", publish_id="p")
         with pytest.raises(ConnectionRefusedError):
             lab.host.connect("127.0.0.1", where[1])
+
+
+def test_a_published_port_over_ipv6(lab: Lab, guest: Guest) -> None:
+    with guest.listen("::") as listener:
+        where = lab.publish(guest, listener.getsockname()[1], lab.host.listen("::"))
+        for target, seen in ((OUTSIDE6, OUTSIDE6), ("::1", GATEWAY6), (OUTSIDE, f"::ffff:{OUTSIDE}")):
+            with lab.host.connect(target, where[1]) as client:
+                server, address = listener.accept()
+                with server:
+                    assert address[:2] == (seen, client.getsockname()[1])
+                    client.sendall(b"ping")
+                    assert server.recv(10) == b"ping"
+        lab.command([], type="Unpublish", publish_id="p")
 
 
 def test_clients_of_two_loopback_addresses_with_one_port(lab: Lab, guest: Guest) -> None:
@@ -289,5 +400,5 @@ def test_a_device_that_has_gone_costs_nothing(lab: Lab, guest: Guest) -> None:
     passing.close()  # its namespace, and with that the device
     lab.guests.remove(passing)
     os.close(passing.tap)
-    test_a_connection_to_the_outside(lab, guest)
+    test_a_connection_to_the_outside(lab, guest, OUTSIDE)
     assert struct.calcsize("i") == 4

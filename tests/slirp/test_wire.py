@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slirp.wire import checksum, ethernet, icmp, ipv4, tcp, udp
+from slirp.wire import checksum, ethernet, icmp, icmpv6, ip, ipv4, ipv6, ndp, tcp, udp
 
 addresses = st.binary(min_size=4, max_size=4)
 ports = st.integers(0, 65535)
@@ -40,6 +40,60 @@ def test_ipv4(source: bytes, destination: bytes, protocol: int, payload: bytes, 
     assert (packet.source, packet.destination, packet.protocol) == (source, destination, protocol)
     assert bytes(packet.payload) == payload
     assert not packet.is_fragment
+
+
+addresses6 = st.binary(min_size=16, max_size=16)
+extension = st.tuples(st.sampled_from([0, 60]), st.integers(0, 3))
+
+
+@given(
+    addresses6, addresses6, st.sampled_from([6, 17, 58, 99]), st.binary(max_size=99), st.lists(extension, max_size=3)
+)
+def test_ipv6(source: bytes, destination: bytes, protocol: int, payload: bytes, passed: list[tuple[int, int]]) -> None:
+    following, headers = protocol, b""
+    for kind, length in reversed(passed):
+        headers = bytes((following, length)) + bytes(length * 8 + 6) + headers
+        following = kind
+    data = ipv6.emit_header(source, destination, following, len(headers) + len(payload), 7) + headers + payload
+    packet = ipv6.parse(memoryview(data + b"padding"))
+    assert packet is not None
+    assert packet[:4] == (source, destination, protocol, 7)
+    assert bytes(packet.payload) == payload
+    assert not packet.is_fragment
+
+
+@given(addresses6, addresses6, st.integers(0, 0x1FFF), st.booleans(), st.integers(0, 2**32 - 1), st.binary(max_size=99))
+def test_ipv6_fragments(
+    source: bytes, destination: bytes, offset: int, more: bool, identification: int, payload: bytes
+) -> None:
+    fragment = offset | (ip.MORE_FRAGMENTS if more else 0)
+    made = ipv6.emit_fragment_header(17, identification, fragment) + payload
+    packet = ipv6.parse(memoryview(ipv6.emit_header(source, destination, 44, len(made)) + made))
+    assert packet is not None
+    assert (packet.protocol, packet.identification, packet.fragment) == (17, identification, fragment)
+    assert bytes(packet.payload) == payload
+
+
+def test_a_routing_header_is_not_followed() -> None:
+    routed = bytes((17, 2, 0, 1)) + bytes(20)
+    assert ipv6.parse(memoryview(ipv6.emit_header(bytes(16), bytes(16), 43, len(routed)) + routed)) is None
+
+
+@given(addresses6, addresses6, st.integers(0, 255), st.integers(0, 255), ports, ports, st.binary(max_size=60))
+def test_icmpv6(
+    source: bytes, destination: bytes, kind: int, code: int, identifier: int, sequence: int, payload: bytes
+) -> None:
+    message = icmp.Message(kind, code, identifier, sequence, payload)
+    data = icmpv6.emit(source, destination, message)
+    assert icmpv6.parse(source, destination, memoryview(data)) == message
+    assert icmpv6.parse(source, destination, memoryview(data[:-1] + bytes((data[-1] ^ 1,)))) is None
+
+
+@given(addresses6.filter(lambda address: address[0] != 0xFF), st.binary(min_size=6, max_size=6), st.booleans())
+def test_neighbours(target: bytes, mac: bytes, router: bool) -> None:
+    expected = ndp.Neighbour(target, mac)
+    assert ndp.parse_neighbour(ndp.emit_solicitation(target, mac)) == expected
+    assert ndp.parse_neighbour(ndp.emit_advertisement(target, mac, router=router, solicited=True)) == expected
 
 
 @given(ports, ports, st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1), st.integers(0, 255), ports, st.binary())
@@ -84,6 +138,11 @@ def test_arp(operation: int, mac: bytes, address: bytes, other_mac: bytes, other
 def test_no_bytes_make_a_parser_fail(data: bytes) -> None:
     view = memoryview(data)
     ipv4.parse(view)
+    ipv6.parse(view)
+    ipv6.parse(memoryview(b"\x60\0\0\0" + len(data).to_bytes(2, "big") + data[:1] + bytes(33) + data))
+    icmpv6.parse(bytes(16), bytes(16), view)
+    for kind in range(133, 138):
+        ndp.parse_neighbour(icmp.Message(kind, 0, 0, 0, data))
     segment = tcp.parse(view)
     if segment is not None:
         tcp.parse_options(segment.options)
