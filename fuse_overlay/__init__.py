@@ -6,12 +6,14 @@ from fuse_overlay.errors import LayerError
 from fuse_overlay.image_server import serve_tree
 from fuse_overlay.layers.store import Layer, LayerWriter, Tree, index_layer, merge_tree, open_tree, read_layer
 from fuse_overlay.mount import mount_fuse
+from fuse_overlay.union_server import UnionOptions, serve_union
 
 __all__ = [
     "Layer",
     "LayerError",
     "LayerWriter",
     "Tree",
+    "UnionOptions",
     "index_layer",
     "merge_tree",
     "mount_fuse",
@@ -19,4 +21,5 @@ __all__ = [
     "read_layer",
     "serve_directory",
     "serve_tree",
+    "serve_union",
 ]

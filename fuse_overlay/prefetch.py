@@ -44,6 +44,7 @@ class Prefetcher:
         if os.fork() == 0:
             try:
                 os.close(writing)
+                os.sched_setaffinity(0, range(os.cpu_count() or 1))  # the server follows its client, we need not
                 _push_directories(self._fuse_fd, self._tree, reading)
             finally:
                 os._exit(0)

@@ -16,7 +16,8 @@ LOOKUP, FORGET, GETATTR, SETATTR, READLINK, SYMLINK, MKNOD, MKDIR = 1, 2, 3, 4, 
 UNLINK, RMDIR, RENAME, LINK, OPEN, READ, WRITE, STATFS, RELEASE = 10, 11, 12, 13, 14, 15, 16, 17, 18
 FSYNC, SETXATTR, GETXATTR, LISTXATTR, REMOVEXATTR, FLUSH, INIT = 20, 21, 22, 23, 24, 25, 26
 OPENDIR, READDIR, RELEASEDIR, FSYNCDIR, ACCESS, CREATE, INTERRUPT, DESTROY = 27, 28, 29, 30, 34, 35, 36, 38
-IOCTL, BATCH_FORGET, READDIRPLUS, LSEEK, STATX = 39, 42, 44, 46, 52
+IOCTL, BATCH_FORGET, FALLOCATE, READDIRPLUS, RENAME2, LSEEK, COPY_FILE_RANGE = 39, 42, 43, 44, 45, 46, 47
+TMPFILE, STATX = 51, 52
 
 NOTIFY_STORE = 4
 NOTIFY_RESEND = 7
@@ -25,16 +26,25 @@ UNIQUE_RESEND = 1 << 63  # set in the id of a request that is sent again
 # INIT flags (the second word's are shifted by 32)
 ASYNC_READ = 1 << 0
 BIG_WRITES = 1 << 5
+DONT_MASK = 1 << 6
 AUTO_INVAL_DATA = 1 << 12
 DO_READDIRPLUS = 1 << 13
 ASYNC_DIO = 1 << 15
 NO_OPEN_SUPPORT = 1 << 17
+WRITEBACK_CACHE = 1 << 16
 PARALLEL_DIROPS = 1 << 18
+POSIX_ACL = 1 << 20
 MAX_PAGES = 1 << 22
 CACHE_SYMLINKS = 1 << 23
 NO_OPENDIR_SUPPORT = 1 << 24
 EXPLICIT_INVAL_DATA = 1 << 25
+HANDLE_KILLPRIV_V2 = 1 << 28
 INIT_EXT = 1 << 30
+
+# SETATTR: which fields count
+FATTR_MODE, FATTR_UID, FATTR_GID, FATTR_SIZE, FATTR_ATIME, FATTR_MTIME = 1, 2, 4, 8, 16, 32
+FATTR_ATIME_NOW, FATTR_MTIME_NOW = 1 << 7, 1 << 8
+RENAME_NOREPLACE, RENAME_EXCHANGE, RENAME_WHITEOUT = 1, 2, 4
 
 FOREVER = 1 << 31  # seconds; as long as the kernel's time arithmetic allows
 
@@ -51,6 +61,24 @@ INIT_OUT = struct.Struct("<IIIIHHIIHHIIHHIIIII")
 XATTR_IN = struct.Struct("<II")
 XATTR_OUT = struct.Struct("<II")
 STORE_OUT = struct.Struct("<QQII")
+MKNOD_IN = struct.Struct("<IIII")  # mode rdev umask padding
+MKDIR_IN = struct.Struct("<II")  # mode umask
+RENAME_IN = struct.Struct("<Q")  # new directory
+RENAME2_IN = struct.Struct("<QII")  # new directory, flags, padding
+LINK_IN = struct.Struct("<Q")  # node
+SETATTR_IN = struct.Struct("<IIQQQQQQIIIIIIII")
+WRITE_IN = struct.Struct("<QQIIQII")  # fh offset size write_flags lock_owner flags padding
+WRITE_OUT = struct.Struct("<II")
+FALLOCATE_IN = struct.Struct("<QQQII")  # fh offset length mode padding
+LSEEK_IN = struct.Struct("<QQII")  # fh offset whence padding
+LSEEK_OUT = struct.Struct("<Q")
+COPY_IN = struct.Struct("<QQQQQQQ")  # fh_in off_in nodeid_out fh_out off_out len flags
+FSYNC_IN = struct.Struct("<QII")
+CREATE_IN = struct.Struct("<IIII")  # flags mode umask open_flags
+OPEN_OUT = struct.Struct("<QII")
+FORGET_IN = struct.Struct("<Q")
+BATCH_IN = struct.Struct("<II")
+FORGET_ONE = struct.Struct("<QQ")
 
 
 class Request(NamedTuple):
@@ -77,6 +105,12 @@ def name_of(body: bytes) -> bytes:
     if not body.endswith(b"\0") or b"\0" in body[:-1] or b"/" in body:
         raise ValueError("bad name")
     return body[:-1]
+
+
+def names_of(body: bytes) -> tuple[bytes, bytes]:
+    """Two NUL-terminated names. Raises ValueError."""
+    first, _, second = body[:-1].partition(b"\0")
+    return name_of(first + b"\0"), name_of(second + body[-1:])
 
 
 def pad8(size: int) -> int:

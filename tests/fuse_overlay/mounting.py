@@ -65,12 +65,12 @@ def start_server(fuse_fd: int, serve: Serve, *, resume: bool = False) -> int:
     return pid
 
 
-def with_mount(serve: Serve, target: Path, look: Callable[[int, int], None]) -> None:
+def with_mount(serve: Serve, target: Path, look: Callable[[int, int], None], *, read_only: bool = True) -> None:
     """Mount at `target` in a child and call look(fuse_fd, server's pid) there."""
 
     def child() -> None:
         enter_namespaces()
-        fuse_fd = mount_fuse(str(target), "rootless", read_only=True)
+        fuse_fd = mount_fuse(str(target), "rootless", read_only=read_only)
         server = start_server(fuse_fd, serve)
         try:
             look(fuse_fd, server)

@@ -1,0 +1,165 @@
+"""A layer below the writable one: what the union may ask of it, and the tar-and-index kind.
+
+An entry is a `place`: 0 is the root, any other number a name in a directory (so the names of a hard link are entries of
+their own, as in overlayfs: writing through one of them leaves the others alone). Places stay valid for ever."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from typing import Protocol
+
+from fuse_overlay.layers.index import Row
+from fuse_overlay.layers.store import Tree
+from fuse_overlay.wire import structs as w
+
+OVERFLOW_ID = 65534
+
+
+class Lower(Protocol):
+    """Every method raises OSError with the errno for the caller."""
+
+    number: int  # among the layers, 0 is the highest
+    valid_seconds: int  # how long its names and attributes may be believed
+
+    def find(self, directory: int, name: bytes) -> int | None: ...
+
+    def entries(self, directory: int) -> Iterable[tuple[bytes, int]]:
+        """(name, place) of all names, in an order that stays."""
+
+    def mode(self, place: int) -> int:
+        """With the file type; 0 for a whiteout."""
+
+    def opaque(self, place: int) -> bool:
+        """A directory through which the layers below do not show."""
+
+    def attributes(self, place: int) -> bytes:
+        """A fuse_attr."""
+
+    def inode(self, place: int) -> int:
+        """st_ino: one for all names of a hard link, and none that another layer or the upper uses."""
+
+    def owner(self, place: int) -> tuple[int, int]:
+        """Ids as the layer has them, whether or not they exist here."""
+
+    def read_into(self, place: int, view: memoryview, offset: int) -> int: ...
+
+    def link(self, place: int) -> bytes: ...
+
+    def xattrs(self, place: int) -> dict[bytes, bytes]: ...
+
+    def parent(self, place: int) -> tuple[int, bytes]:
+        """(directory's place, own name) of any but the root."""
+
+    def content(self, place: int) -> tuple[int, int, int]:
+        """(descriptor, offset in it, size) of a regular file, for copying; the descriptor stays the layer's."""
+
+
+class TreeLower:
+    """The merged tree of an image. `id_count`: ids from there on do not exist here (see serve_tree)."""
+
+    valid_seconds = w.FOREVER
+
+    def __init__(self, tree: Tree, number: int, first_inode: int, id_count: int) -> None:
+        self.number = number
+        self._index = tree.index
+        self._tars = tree.tars
+        self._first_inode = first_inode
+        self._id_count = id_count
+        self._squashed = 0 if id_count == 1 else OVERFLOW_ID
+
+    def _row(self, place: int) -> tuple[int, Row]:
+        try:
+            number = self._index.entry(place - 1)[1] if place else 0
+            return number, self._index.row(number)
+        except IndexError:
+            raise OSError(2, "no such place in the index") from None
+
+    def find(self, directory: int, name: bytes) -> int | None:
+        row = self._row(directory)[1]
+        entry = self._index.entry
+        low, high = row.first_dirent, row.first_dirent + row.dirents
+        while low < high:
+            middle = (low + high) // 2
+            found = entry(middle)[0]
+            if found == name:
+                return middle + 1
+            if found < name:
+                low = middle + 1
+            else:
+                high = middle
+        return None
+
+    def entries(self, directory: int) -> Iterable[tuple[bytes, int]]:
+        row = self._row(directory)[1]
+        entry = self._index.entry
+        return [(entry(at)[0], at + 1) for at in range(row.first_dirent, row.first_dirent + row.dirents)]
+
+    def mode(self, place: int) -> int:
+        return self._row(place)[1].mode
+
+    def opaque(self, place: int) -> bool:
+        return False
+
+    def attributes(self, place: int) -> bytes:
+        number, row = self._row(place)
+        seconds, nanoseconds = divmod(row.mtime_ns, 10**9)
+        seconds &= 0xFFFFFFFFFFFFFFFF
+        uid = row.uid if row.uid < self._id_count else self._squashed
+        gid = row.gid if row.gid < self._id_count else self._squashed
+        times = seconds, seconds, seconds, nanoseconds, nanoseconds, nanoseconds
+        inode = self._first_inode + number + 1
+        return w.ATTR.pack(
+            inode, row.size, -(-row.size // 512), *times, row.mode, row.nlink, uid, gid, row.rdev, 4096, 0
+        )
+
+    def inode(self, place: int) -> int:
+        return self._first_inode + self._row(place)[0] + 1
+
+    def owner(self, place: int) -> tuple[int, int]:
+        row = self._row(place)[1]
+        return row.uid, row.gid
+
+    def read_into(self, place: int, view: memoryview, offset: int) -> int:
+        row = self._row(place)[1]
+        size = max(0, min(len(view), row.size - offset))
+        if not size:
+            return 0
+        read = os.preadv(self._tars[row.layer], [view[:size]], row.data_offset + offset)
+        if read != size:
+            raise OSError(5, "the tar is shorter than when it was indexed")
+        return read
+
+    def link(self, place: int) -> bytes:
+        return self._index.link(self._row(place)[1])
+
+    def xattrs(self, place: int) -> dict[bytes, bytes]:
+        row = self._row(place)[1]
+        return self._index.xattrs(row) if row.xattrs_bytes else {}
+
+    def parent(self, place: int) -> tuple[int, bytes]:
+        """Directories are numbered in the order of their names' places: a binary search."""
+        position = place - 1
+        name, _ = self._index.entry(position)
+        low, high = 0, self._index.rows - 1
+        while low < high:  # the last row that begins at or before it: empty ones begin where the next directory does
+            middle = (low + high + 1) // 2
+            if self._index.row(middle).first_dirent <= position:
+                low = middle
+            else:
+                high = middle - 1
+        return self._place(low), name
+
+    def _place(self, number: int) -> int:
+        """The place of a directory's row."""
+        if number == 0:
+            return 0
+        above = self._index.row(self._index.row(number).parent)
+        for position in range(above.first_dirent, above.first_dirent + above.dirents):
+            if self._index.entry(position)[1] == number:
+                return position + 1
+        raise OSError(5, "the index is corrupt")
+
+    def content(self, place: int) -> tuple[int, int, int]:
+        row = self._row(place)[1]
+        return self._tars[row.layer], row.data_offset, row.size

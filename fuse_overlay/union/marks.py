@@ -1,0 +1,58 @@
+"""What overlayfs and we write into an upper directory besides the files themselves. Pure.
+
+Everything is in `user.overlay.`, which kernel overlayfs (mounted with `userxattr`) hides from the container as we do,
+so that a container may change its driver between two starts. Source: fs/overlayfs/overlayfs.h,
+Documentation/filesystems/overlayfs.rst."""
+
+from __future__ import annotations
+
+import stat
+import struct
+from typing import NamedTuple
+
+PRIVATE = b"user.overlay."
+OPAQUE = b"user.overlay.opaque"  # y: nothing of the layers below shows; x: may hold whiteouts that are files
+WHITEOUT = b"user.overlay.whiteout"  # of an empty file in a directory of opaque x: a whiteout
+ORIGIN = b"user.overlay.rootless.origin"  # the node number a copied-up file had below: keeps its st_ino
+OWNER = b"user.overlay.rootless.owner"  # uid:gid:mode that the host's user may not give to a file
+_HIDDEN = (b"user.overlay.", b"user.fuseoverlayfs.", b"trusted.overlay.")
+_ORIGIN = struct.Struct("<Q")
+
+
+class Owner(NamedTuple):
+    """Ids and permission bits as the container set them; `mode` has the file type."""
+
+    uid: int
+    gid: int
+    mode: int
+
+
+def is_whiteout(mode: int, rdev: int) -> bool:
+    """A character device 0/0."""
+    return rdev == 0 and stat.S_ISCHR(mode)
+
+
+def is_hidden(name: bytes) -> bool:
+    """Whether an xattr is ours and no business of the container's."""
+    return name.startswith(_HIDDEN)
+
+
+def origin_value(number: int) -> bytes:
+    return _ORIGIN.pack(number)
+
+
+def parse_origin(value: bytes) -> int | None:
+    return int(_ORIGIN.unpack(value)[0]) if len(value) == _ORIGIN.size else None
+
+
+def owner_value(owner: Owner) -> bytes:
+    return b"%d:%d:%o" % owner
+
+
+def parse_owner(value: bytes) -> Owner | None:
+    try:
+        uid, gid, mode = value.split(b":")
+        owner = Owner(int(uid), int(gid), int(mode, 8))
+    except ValueError:
+        return None
+    return owner if min(owner) >= 0 and max(owner[:2]) < 1 << 32 and owner.mode < 1 << 16 else None

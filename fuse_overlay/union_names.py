@@ -1,0 +1,394 @@
+"""Requests of a writable union that change names: create, remove, rename, link. What overlayfs does to its upper for
+each is done here, and then remembered.
+
+Nothing is remembered before the upper has it: a full disk leaves both as they were."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+from fuse_overlay.device import Device
+from fuse_overlay.nodes import Directory, File
+from fuse_overlay.union import marks
+from fuse_overlay.union_tree import UnionTree, with_links
+from fuse_overlay.upper import RENAME_EXCHANGE, rename2
+from fuse_overlay.wire import structs as w
+
+_RENAME_WHITEOUT = 4
+_CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class Names:
+    """Methods are called with what a request says; they raise OSError. The caller's ids are the device's."""
+
+    def __init__(self, tree: UnionTree, device: Device) -> None:
+        self._tree = tree
+        self._upper = tree.upper
+        self._device = device
+        self._aside = Directory(0, tree.root, b"", [])  # stands for the work directory, where unlinked files wait
+        self._kept = 0
+
+    # ------------------------------------------------------------------------------------------------ making
+    def make_file(self, directory: Directory, name: bytes, mode: int, rdev: int) -> tuple[File, os.stat_result]:
+        """A regular file, FIFO, socket or device."""
+        parent = self._tree.upper_fd(directory)
+        hidden = bool(directory.lowers) and self._tree.in_lowers(directory, name)
+        fd = -1
+        if stat.S_ISREG(mode):
+            where, made = (self._upper.work, self._upper.temporary()) if hidden else (parent, name)
+            try:
+                fd = os.open(made, _CREATE, mode & 0o7777, dir_fd=where)
+            except FileExistsError:  # a whiteout of something that is not there
+                where, made = self._upper.work, self._upper.temporary()
+                fd = os.open(made, _CREATE, mode & 0o7777, dir_fd=where)
+            status = self._give(fd, None, parent, mode, where is not parent)
+            if where is not parent:
+                try:
+                    self._upper.move_in(made, parent, name)
+                except OSError:
+                    os.close(fd)
+                    raise
+        else:
+            temporary = self._upper.temporary()
+            os.mknod(temporary, mode, rdev, dir_fd=self._upper.work)
+            status = self._give(self._upper.work, temporary, parent, mode, True)
+            self._upper.move_in(temporary, parent, name)
+        return self._made(directory, name, status, fd)
+
+    def make_link(self, directory: Directory, name: bytes, text: bytes) -> tuple[File, os.stat_result]:
+        parent = self._tree.upper_fd(directory)
+        if not directory.lowers:
+            try:
+                os.symlink(text, name, dir_fd=parent)
+                return self._made(directory, name, self._give(parent, name, parent, stat.S_IFLNK, False), -1)
+            except FileExistsError:
+                pass
+        temporary = self._upper.temporary()
+        os.symlink(text, temporary, dir_fd=self._upper.work)
+        status = self._give(self._upper.work, temporary, parent, stat.S_IFLNK, True)
+        self._upper.move_in(temporary, parent, name)
+        return self._made(directory, name, status, -1)
+
+    def make_directory(self, directory: Directory, name: bytes, mode: int) -> tuple[Directory, os.stat_result]:
+        parent = self._tree.upper_fd(directory)
+        try:
+            if directory.lowers and self._tree.in_lowers(directory, name):
+                raise FileExistsError
+            os.mkdir(name, mode, dir_fd=parent)
+            status = self._give(parent, name, parent, mode | stat.S_IFDIR, False)
+        except FileExistsError:
+            status = self._directory_over_whiteout(parent, name, mode)
+        return self._tree.new_directory(directory, name, status), status
+
+    def _directory_over_whiteout(self, parent: int, name: bytes, mode: int) -> os.stat_result:
+        temporary, work = self._upper.temporary(), self._upper.work
+        os.mkdir(temporary, mode, dir_fd=work)
+        try:
+            status = self._give(work, temporary, parent, mode | stat.S_IFDIR, True)
+            os.setxattr(b"/proc/self/fd/%d/%s" % (work, temporary), marks.OPAQUE, b"y")
+            rename2(work, temporary, parent, name, RENAME_EXCHANGE)
+        except OSError:
+            os.rmdir(temporary, dir_fd=work)
+            raise
+        os.unlink(temporary, dir_fd=work)
+        return status
+
+    def make_unnamed(self, directory: Directory, mode: int) -> tuple[File, os.stat_result]:
+        """O_TMPFILE."""
+        parent = self._tree.upper_fd(directory)
+        fd = os.open(b".", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, mode & 0o7777, dir_fd=parent)
+        status = self._give(fd, None, parent, mode, False)
+        file = self._tree.new_file(status)
+        file.fd, file.kept = fd, True
+        self._kept += 1
+        return file, status
+
+    def _made(self, directory: Directory, name: bytes, status: os.stat_result, fd: int) -> tuple[File, os.stat_result]:
+        file = self._tree.new_file(status)
+        file.places.append((directory, name))
+        directory.put(name, file)
+        if fd >= 0:
+            self._upper.keep_open(file, fd)
+        return file, status
+
+    def _give(self, fd: int, name: bytes | None, parent: int, mode: int, elsewhere: bool) -> os.stat_result:
+        """To the caller, or to the group of a set-GID directory. What was made `elsewhere` knows nothing of that."""
+        uid, gid = self._device.uid, self._device.gid
+        follow = name is None
+        status = os.fstat(fd) if name is None else os.stat(name, dir_fd=fd, follow_symlinks=False)
+        if uid == 0 and gid == 0 and not elsewhere:
+            return status
+        above = os.fstat(parent)
+        inherited = bool(above.st_mode & stat.S_ISGID)
+        if inherited:
+            gid = above.st_gid
+        changed = (status.st_uid, status.st_gid) != (uid, gid)
+        if changed:
+            if name is None:
+                os.fchown(fd, uid, gid)
+            else:
+                os.chown(name, uid, gid, dir_fd=fd, follow_symlinks=False)
+        if stat.S_ISDIR(mode) and inherited:
+            mode |= stat.S_ISGID
+        if not stat.S_ISLNK(mode) and (
+            stat.S_IMODE(status.st_mode) != stat.S_IMODE(mode) or (changed and mode & 0o6000)
+        ):
+            if follow:
+                os.fchmod(fd, stat.S_IMODE(mode))
+            elif name is not None:
+                os.chmod(name, stat.S_IMODE(mode), dir_fd=fd)
+            changed = True
+        if not changed:
+            return status
+        return os.fstat(fd) if name is None else os.stat(name, dir_fd=fd, follow_symlinks=False)
+
+    # ------------------------------------------------------------------------------------------------ removing
+    def unlink(self, directory: Directory, name: bytes) -> None:
+        tree, upper = self._tree, self._upper
+        node = tree.find(directory, name)
+        if node is None:
+            raise OSError(errno.ENOENT, "no such name")
+        if isinstance(node, Directory):
+            raise OSError(errno.EISDIR, "a directory")
+        if isinstance(node, int):
+            upper.whiteout(tree.upper_fd(directory), name)
+            self._orphan_lower(node)
+        else:
+            parent = tree.upper_fd(directory)
+            hidden = bool(directory.lowers) and tree.in_lowers(directory, name)
+            self._before_loss(node, directory, name)
+            if hidden:
+                upper.replace_by_whiteout(parent, name)
+            else:
+                os.unlink(name, dir_fd=parent)
+            self._after_loss(node, directory, name)
+        directory.drop(name)
+
+    def _orphan_lower(self, nodeid: int) -> None:
+        """A lower's file has lost its name; who has it open goes on."""
+        lower, place = self._tree.lower_of(nodeid)
+        file = File(nodeid, 0, lower.mode(place), lower.inode(place))
+        file.final = with_links(lower.attributes(place), 1)
+        self._tree.nodes[nodeid] = file
+
+    def _before_loss(self, file: File, directory: Directory, name: bytes) -> None:
+        """Its data must outlive the name if somebody has it open, which nobody tells us."""
+        if len(file.places) > 1:
+            return
+        if not stat.S_ISREG(file.mode):
+            file.final = with_links(self._tree.attributes(file), 1)
+        elif self._kept < self._upper.most_kept:
+            self._upper.file_fd(file)
+        else:
+            parent = self._upper.directory_fd(directory)
+            temporary = self._upper.temporary()
+            os.link(name, temporary, src_dir_fd=parent, dst_dir_fd=self._upper.work, follow_symlinks=False)
+            file.places.append((self._aside, temporary))
+
+    def _after_loss(self, file: File, directory: Directory, name: bytes) -> None:
+        file.places.remove((directory, name))
+        if file.places:
+            if file.places[0][0] is self._aside:
+                file.final = with_links(self._tree.attributes(file), 1)
+        elif file.fd >= 0:
+            self._upper.keep_for_ever(file)
+            self._kept += 1
+
+    def rmdir(self, directory: Directory, name: bytes) -> None:
+        tree, upper = self._tree, self._upper
+        node = tree.find(directory, name)
+        if node is None:
+            raise OSError(errno.ENOENT, "no such name")
+        if not isinstance(node, Directory):
+            raise OSError(errno.ENOTDIR, "not a directory")
+        self._must_be_empty(node)
+        final = with_links(tree.attributes(node), 1 << 32)
+        parent = tree.upper_fd(directory)
+        if not node.in_upper:
+            upper.whiteout(parent, name)
+        elif directory.lowers and tree.in_lowers(directory, name):
+            upper.exchange_directory_for_whiteout(parent, name)
+        else:
+            upper.take_away(parent, name)
+        self._directory_gone(directory, name, node, final)
+
+    def _directory_gone(self, directory: Directory, name: bytes, node: Directory, final: bytes) -> None:
+        node.gone, node.final = True, final
+        self._upper.close_directory(node)
+        node.names, node.order, node.positions, node.lowers = {}, [], {}, []
+        directory.drop(name)
+
+    def _must_be_empty(self, node: Directory) -> None:
+        if node.names is None:
+            self._tree.load(node)
+        if node.names:
+            raise OSError(errno.ENOTEMPTY, "not empty")
+
+    # ------------------------------------------------------------------------------------------------ renaming
+    def rename(self, source: Directory, name: bytes, target: Directory, new_name: bytes, flags: int) -> None:
+        """Directories that are merged, or of a lower, give EXDEV (as overlayfs without redirects): who moves them
+        copies them then."""
+        tree = self._tree
+        if flags & ~(w.RENAME_NOREPLACE | w.RENAME_EXCHANGE):
+            raise OSError(errno.EINVAL, "unknown flags")
+        node = tree.find(source, name)
+        replaced = tree.find(target, new_name)
+        if node is None:
+            raise OSError(errno.ENOENT, "no such name")
+        if isinstance(node, Directory) and node.lowers:
+            raise OSError(errno.EXDEV, "a directory of an image")
+        if flags & w.RENAME_EXCHANGE:
+            if replaced is None:
+                raise OSError(errno.ENOENT, "nothing to exchange with")
+            if isinstance(replaced, Directory) and replaced.lowers:
+                raise OSError(errno.EXDEV, "a directory of an image")
+            self._exchange(source, name, node, target, new_name, replaced)
+            return
+        if replaced is not None and flags & w.RENAME_NOREPLACE:
+            raise OSError(errno.EEXIST, "there is such a name")
+        if isinstance(node, Directory):
+            if isinstance(replaced, Directory):
+                self._must_be_empty(replaced)
+            elif replaced is not None:
+                raise OSError(errno.ENOTDIR, "not a directory")
+        elif isinstance(replaced, Directory):
+            raise OSError(errno.EISDIR, "a directory")
+        if isinstance(node, int):
+            node = tree.copy_up(source, name, node)
+        self._move(source, name, node, target, new_name, replaced)
+
+    def _move(
+        self,
+        source: Directory,
+        name: bytes,
+        node: Directory | File,
+        target: Directory,
+        new_name: bytes,
+        replaced: int | Directory | File | None,
+    ) -> None:
+        tree = self._tree
+        tree.upper_fd(source)
+        target_fd = tree.upper_fd(target)
+        source_fd = tree.upper_fd(source)
+        leaves_whiteout = bool(source.lowers) and tree.in_lowers(source, name)
+        covers = bool(target.lowers) and tree.in_lowers(target, new_name)
+        final = b""
+        if isinstance(replaced, File):
+            self._before_loss(replaced, target, new_name)
+        elif isinstance(replaced, Directory):
+            final = with_links(tree.attributes(replaced), 1 << 32)
+            if replaced.in_upper:
+                self._empty(replaced, target_fd, new_name)
+        if isinstance(node, Directory) and covers:
+            self._make_opaque(source_fd, name)
+        self._rename(source_fd, name, target_fd, new_name, leaves_whiteout, isinstance(node, Directory))
+        if isinstance(replaced, File):
+            self._after_loss(replaced, target, new_name)
+        elif isinstance(replaced, Directory):
+            self._directory_gone(target, new_name, replaced, final)
+        elif isinstance(replaced, int):
+            self._orphan_lower(replaced)
+        source.drop(name)
+        self._settle(node, source, name, target, new_name)
+
+    def _settle(
+        self, node: Directory | File, source: Directory, name: bytes, target: Directory, new_name: bytes
+    ) -> None:
+        """Remember where a node is now."""
+        if isinstance(node, Directory):
+            node.parent, node.name = target, new_name
+        else:
+            if (source, name) in node.places:
+                node.places.remove((source, name))
+            node.places.append((target, new_name))
+        target.put(new_name, node)
+
+    def _rename(
+        self, source_fd: int, name: bytes, target_fd: int, new_name: bytes, leaves_whiteout: bool, is_directory: bool
+    ) -> None:
+        if is_directory:
+            try:
+                status = os.stat(new_name, dir_fd=target_fd, follow_symlinks=False)
+            except FileNotFoundError:
+                status = None
+            if status is not None and not stat.S_ISDIR(status.st_mode):  # a whiteout: changes places with it
+                rename2(source_fd, name, target_fd, new_name, RENAME_EXCHANGE)
+                if not leaves_whiteout:
+                    os.unlink(name, dir_fd=source_fd)
+                return
+        if not leaves_whiteout:
+            os.rename(name, new_name, src_dir_fd=source_fd, dst_dir_fd=target_fd)
+            return
+        try:
+            rename2(source_fd, name, target_fd, new_name, _RENAME_WHITEOUT)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.EPERM, errno.ENOSYS):
+                raise
+            os.rename(name, new_name, src_dir_fd=source_fd, dst_dir_fd=target_fd)
+            self._upper.whiteout(source_fd, name)
+
+    def _exchange(
+        self,
+        source: Directory,
+        name: bytes,
+        node: int | Directory | File,
+        target: Directory,
+        new_name: bytes,
+        other: int | Directory | File,
+    ) -> None:
+        tree = self._tree
+        first = tree.copy_up(source, name, node) if isinstance(node, int) else node
+        second = tree.copy_up(target, new_name, other) if isinstance(other, int) else other
+        tree.upper_fd(target)
+        source_fd, target_fd = tree.upper_fd(source), tree.upper_fd(target)
+        if isinstance(first, Directory) and target.lowers and tree.in_lowers(target, new_name):
+            self._make_opaque(source_fd, name)
+        if isinstance(second, Directory) and source.lowers and tree.in_lowers(source, name):
+            self._make_opaque(target_fd, new_name)
+        rename2(source_fd, name, target_fd, new_name, RENAME_EXCHANGE)
+        self._settle(first, source, name, target, new_name)
+        self._settle(second, target, new_name, source, name)
+
+    def _make_opaque(self, parent: int, name: bytes) -> None:
+        os.setxattr(b"/proc/self/fd/%d/%s" % (parent, name), marks.OPAQUE, b"y")
+
+    def _empty(self, directory: Directory, parent: int, name: bytes) -> None:
+        """Take the whiteouts out of a directory that shows nothing, which must not make anything show."""
+        if directory.lowers:
+            self._make_opaque(parent, name)
+        fd = self._upper.directory_fd(directory)
+        for left in os.listdir(fd):
+            os.unlink(left, dir_fd=fd)
+
+    # ------------------------------------------------------------------------------------------------ linking
+    def link(self, file: File, directory: Directory, name: bytes) -> os.stat_result:
+        parent = self._tree.upper_fd(directory)
+        try:
+            if directory.lowers and self._tree.in_lowers(directory, name):
+                raise FileExistsError
+            self._link(file, parent, name)
+        except FileExistsError:
+            temporary = self._upper.temporary()
+            self._link(file, self._upper.work, temporary)
+            self._upper.move_in(temporary, parent, name)
+        file.places.append((directory, name))
+        file.final = b""
+        directory.put(name, file)
+        if file.kept:
+            file.kept = False
+            self._kept -= 1
+            self._upper.keep_open(file, file.fd)
+        return self._tree.file_status(file)
+
+    def _link(self, file: File, parent: int, name: bytes) -> None:
+        if file.places:
+            source, own = self._upper.place(file)
+            os.link(own, name, src_dir_fd=source, dst_dir_fd=parent, follow_symlinks=False)
+        else:
+            os.link(b"/proc/self/fd/%d" % file.fd, name, dst_dir_fd=parent, follow_symlinks=True)
+
+    def forgotten(self, file: File) -> None:
+        if file.kept:
+            self._kept -= 1

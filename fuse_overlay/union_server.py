@@ -1,0 +1,266 @@
+"""Serves a writable union over /dev/fuse: lower layers, an upper directory in overlayfs' `userxattr` format.
+
+Speed is not being asked: no OPEN, OPENDIR, FLUSH or CREATE, names and attributes that stay valid (nobody else writes),
+READDIRPLUS. The union is `union_tree`, changes of names `union_names`, of files `union_files`; here requests become
+calls of these, and nodes become answers."""
+
+from __future__ import annotations
+
+import errno
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from fuse_overlay.device import MAX_READ, Device, Handler, init_answer
+from fuse_overlay.layers.store import Tree
+from fuse_overlay.lower import Lower, TreeLower
+from fuse_overlay.nodes import File
+from fuse_overlay.union_files import Files
+from fuse_overlay.union_names import Names
+from fuse_overlay.union_tree import Node, UnionTree, packed
+from fuse_overlay.upper import Upper
+from fuse_overlay.wire import structs as w
+
+_WANTED = (
+    w.ASYNC_READ
+    | w.BIG_WRITES
+    | w.DO_READDIRPLUS
+    | w.ASYNC_DIO
+    | w.NO_OPEN_SUPPORT
+    | w.PARALLEL_DIROPS
+    | w.MAX_PAGES
+    | w.CACHE_SYMLINKS
+    | w.NO_OPENDIR_SUPPORT
+    | w.EXPLICIT_INVAL_DATA
+    | w.HANDLE_KILLPRIV_V2
+    | w.INIT_EXT
+)
+_DOTS = 2  # cookies 1 and 2 are . and ..
+
+
+@dataclass(frozen=True)
+class UnionOptions:
+    """`id_count`: ids from there on do not exist in the mount's user namespace. `volatile`: fsync does nothing."""
+
+    id_count: int = 1
+    volatile: bool = False
+
+
+def serve_union(
+    fuse_fd: int,
+    lowers: Sequence[Tree | str],
+    upper: str,
+    work: str,
+    options: UnionOptions,
+    *,
+    resume: bool = False,
+) -> None:
+    """Serve until unmounted. `lowers`, highest first, are trees of images and paths of directories; `upper` and `work`
+    directories of one file system. `resume`: an earlier server has done the INIT.
+
+    Raises OSError where a directory cannot be opened, or from the device."""
+    device = Device(fuse_fd)
+    UnionServer(device, open_lowers(lowers, options.id_count), Upper(upper, work, options.id_count), options).serve(
+        resume=resume
+    )
+
+
+def open_lowers(lowers: Sequence[Tree | str], id_count: int) -> list[Lower]:
+    """Raises OSError."""
+    opened: list[Lower] = []
+    for number, lower in enumerate(lowers):
+        if isinstance(lower, str):
+            raise OSError(errno.ENOTSUP, "directory layers are not here yet")
+        first_inode = number << 52
+        opened.append(TreeLower(lower, number, first_inode, id_count))
+    return opened
+
+
+class UnionServer:
+    """Answers are written by the method of each opcode."""
+
+    def __init__(self, device: Device, lowers: Sequence[Lower], upper: Upper, options: UnionOptions) -> None:
+        self._device = device
+        self._tree = UnionTree(lowers, upper)
+        self._names = Names(self._tree, device)
+        self._files = files = Files(self._tree, device, volatile=options.volatile)
+        upper.clear_work()
+        self._handlers: dict[int, Handler] = {
+            w.LOOKUP: self._lookup,
+            w.FORGET: self._forget,
+            w.BATCH_FORGET: self._batch_forget,
+            w.GETATTR: files.getattr,
+            w.SETATTR: files.setattr,
+            w.READLINK: files.readlink,
+            w.SYMLINK: self._symlink,
+            w.MKNOD: self._mknod,
+            w.MKDIR: self._mkdir,
+            w.UNLINK: self._unlink,
+            w.RMDIR: self._rmdir,
+            w.RENAME: self._rename,
+            w.RENAME2: self._rename2,
+            w.LINK: self._link,
+            w.READ: files.read,
+            w.STATFS: files.statfs,
+            w.RELEASE: self._done,
+            w.RELEASEDIR: self._done,
+            w.FSYNC: files.sync,
+            w.FSYNCDIR: files.sync,
+            w.SETXATTR: files.setxattr,
+            w.GETXATTR: files.getxattr,
+            w.LISTXATTR: files.listxattr,
+            w.REMOVEXATTR: files.removexattr,
+            w.READDIR: self._readdir,
+            w.READDIRPLUS: self._readdirplus,
+            w.IOCTL: lambda unique, _nodeid, _body: device.error(unique, errno.ENOTTY),
+            w.FALLOCATE: files.fallocate,
+            w.LSEEK: files.seek,
+            w.COPY_FILE_RANGE: files.copy_range,
+            w.TMPFILE: self._tmpfile,
+            w.INIT: lambda unique, _nodeid, body: device.reply(unique, init_answer(body, _WANTED)),
+            w.DESTROY: self._done,
+        }
+
+    def serve(self, *, resume: bool) -> None:
+        self._device.serve(self._handlers, resume=resume, write=self._files.write)
+
+    def _done(self, unique: int, _nodeid: int, _body: bytes) -> None:
+        self._device.reply(unique)
+
+    # ------------------------------------------------------------------------------------------------ entries
+    def _entry(self, unique: int, node: Node, attributes: bytes, more: bytes = b"") -> None:
+        head = self._entry_head(node)
+        length = w.OUT_HEADER.size + len(head) + len(attributes) + len(more)
+        self._device.write_one(w.OUT_HEADER.pack(length, 0, unique) + head + attributes + more)
+
+    def _entry_head(self, node: Node) -> bytes:
+        """A fuse_entry_out without its attributes; the kernel holds the node from then on."""
+        if isinstance(node, int):
+            valid = self._tree.lower_of(node)[0].valid_seconds
+            return w.ENTRY.pack(node, 0, valid, valid, 0, 0)
+        if isinstance(node, File):
+            node.lookups += 1
+        return w.ENTRY.pack(node.id, 0, w.FOREVER, w.FOREVER, 0, 0)
+
+    def _lookup(self, unique: int, nodeid: int, body: bytes) -> None:
+        tree = self._tree
+        directory = tree.directory(nodeid)
+        node = tree.find(directory, body[:-1])
+        if node is None:  # a node id of 0: there is no such name, and that may be remembered
+            length = w.OUT_HEADER.size + w.ENTRY.size + w.ATTR.size
+            head = w.OUT_HEADER.pack(length, 0, unique) + w.ENTRY.pack(0, 0, w.FOREVER, 0, 0, 0)
+            self._device.write_one(head + _NO_ATTRIBUTES)
+            return
+        self._entry(unique, node, tree.attributes(node))
+
+    def _forget(self, _unique: int, nodeid: int, body: bytes) -> None:
+        self._let_go(nodeid, w.FORGET_IN.unpack_from(body)[0])
+
+    def _batch_forget(self, _unique: int, _nodeid: int, body: bytes) -> None:
+        count, _ = w.BATCH_IN.unpack_from(body)
+        for at in range(count):
+            self._let_go(*w.FORGET_ONE.unpack_from(body, w.BATCH_IN.size + at * w.FORGET_ONE.size))
+
+    def _let_go(self, nodeid: int, lookups: int) -> None:
+        node = self._tree.nodes.get(nodeid)
+        if node is None:
+            return
+        if isinstance(node, File) and not node.places:
+            self._names.forgotten(node)
+        self._tree.forget(nodeid, lookups)
+
+    # ------------------------------------------------------------------------------------------------ names
+    def _mknod(self, unique: int, nodeid: int, body: bytes) -> None:
+        mode, rdev, _, _ = w.MKNOD_IN.unpack_from(body)
+        file, status = self._names.make_file(
+            self._tree.directory(nodeid), w.name_of(body[w.MKNOD_IN.size :]), mode, rdev
+        )
+        self._entry(unique, file, packed(file.shown, status))
+
+    def _mkdir(self, unique: int, nodeid: int, body: bytes) -> None:
+        mode, _ = w.MKDIR_IN.unpack_from(body)
+        directory, _ = self._names.make_directory(
+            self._tree.directory(nodeid), w.name_of(body[w.MKDIR_IN.size :]), mode & 0o7777
+        )
+        self._entry(unique, directory, self._tree.attributes(directory))
+
+    def _symlink(self, unique: int, nodeid: int, body: bytes) -> None:
+        name, _, text = body[:-1].partition(b"\0")
+        file, status = self._names.make_link(self._tree.directory(nodeid), w.name_of(name + b"\0"), text)
+        self._entry(unique, file, packed(file.shown, status))
+
+    def _tmpfile(self, unique: int, nodeid: int, body: bytes) -> None:
+        _, mode, _, _ = w.CREATE_IN.unpack_from(body)
+        file, status = self._names.make_unnamed(self._tree.directory(nodeid), mode)
+        self._entry(unique, file, packed(file.shown, status), w.OPEN_OUT.pack(0, 0, 0))
+
+    def _link(self, unique: int, nodeid: int, body: bytes) -> None:
+        (number,) = w.LINK_IN.unpack_from(body)
+        directory = self._tree.directory(nodeid)
+        file = self._tree.writable(number)
+        status = self._names.link(file, directory, w.name_of(body[w.LINK_IN.size :]))
+        self._entry(unique, file, packed(file.shown, status))
+
+    def _unlink(self, unique: int, nodeid: int, body: bytes) -> None:
+        self._names.unlink(self._tree.directory(nodeid), w.name_of(body))
+        self._device.reply(unique)
+
+    def _rmdir(self, unique: int, nodeid: int, body: bytes) -> None:
+        self._names.rmdir(self._tree.directory(nodeid), w.name_of(body))
+        self._device.reply(unique)
+
+    def _rename(self, unique: int, nodeid: int, body: bytes) -> None:
+        (target,) = w.RENAME_IN.unpack_from(body)
+        self._renamed(unique, nodeid, target, body[w.RENAME_IN.size :], 0)
+
+    def _rename2(self, unique: int, nodeid: int, body: bytes) -> None:
+        target, flags, _ = w.RENAME2_IN.unpack_from(body)
+        self._renamed(unique, nodeid, target, body[w.RENAME2_IN.size :], flags)
+
+    def _renamed(self, unique: int, nodeid: int, target: int, names: bytes, flags: int) -> None:
+        name, new_name = w.names_of(names)
+        tree = self._tree
+        self._names.rename(tree.directory(nodeid), name, tree.directory(target), new_name, flags)
+        self._device.reply(unique)
+
+    # ------------------------------------------------------------------------------------------------ listings
+    def _readdir(self, unique: int, nodeid: int, body: bytes) -> None:
+        self._list(unique, nodeid, body, plus=False)
+
+    def _readdirplus(self, unique: int, nodeid: int, body: bytes) -> None:
+        self._list(unique, nodeid, body, plus=True)
+
+    def _list(self, unique: int, nodeid: int, body: bytes, *, plus: bool) -> None:
+        _, offset, size = w.READ_IN.unpack_from(body)
+        tree = self._tree
+        directory = tree.directory(nodeid)
+        if directory.names is None:
+            tree.load(directory)
+        order = directory.order
+        parts: list[bytes] = []
+        left = min(size, MAX_READ)
+        fixed = w.DIRENT.size + (w.ENTRY.size + w.ATTR.size if plus else 0)
+        for at in range(offset, len(order) + _DOTS):
+            name = (b".", b"..")[at] if at < _DOTS else order[at - _DOTS]
+            if name is None:
+                continue
+            length = w.pad8(fixed + len(name))
+            if length > left:
+                break
+            node = directory if at < _DOTS else tree.find(directory, name)
+            if node is None:
+                continue
+            attributes = tree.attributes(node)
+            inode, mode = _INODE_AND_MODE.unpack_from(attributes)
+            if plus:
+                parts.append(_NO_ENTRY if at < _DOTS else self._entry_head(node))
+                parts.append(attributes)
+            parts.append(w.DIRENT.pack(inode, at + 1, len(name), mode >> 12))
+            parts.append(name.ljust(length - fixed, b"\0"))
+            left -= length
+        self._device.reply(unique, b"".join(parts))
+
+
+_NO_ATTRIBUTES = bytes(w.ATTR.size)
+_NO_ENTRY = bytes(w.ENTRY.size)
+_INODE_AND_MODE = struct.Struct("<Q52xI")  # of a fuse_attr

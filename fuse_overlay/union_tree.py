@@ -1,0 +1,350 @@
+"""The tree a writable union shows: which layer a name comes from, what its node is, and what has to be copied up.
+
+Used by the request handlers (`union_names`, `union_files`). All methods raise OSError with the errno for the caller."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Sequence
+
+from fuse_overlay import copyup
+from fuse_overlay.lower import Lower
+from fuse_overlay.nodes import IN_UPPER, LAYER_SHIFT, UPPER_ID, Child, Directory, File, InUpper, lower_id, split_id
+from fuse_overlay.union import marks
+from fuse_overlay.upper import Upper
+from fuse_overlay.wire import structs as w
+
+FIRST_UPPER_INODE = 1 << 33  # lower trees number theirs from 1
+WHOLE = 1 << 62
+_SECOND = 10**9
+_UNSIGNED = (1 << 64) - 1
+Node = int | Directory | File  # an int is a lower's node id: anything nobody has changed but a directory
+
+
+class UnionTree:
+    """`lowers` are in order, highest first, numbered as they stand."""
+
+    def __init__(self, lowers: Sequence[Lower], upper: Upper) -> None:
+        self.lowers = lowers
+        self.upper = upper
+        self.root = Directory(w.ROOT_ID, None, b"", [(lower, 0) for lower in lowers])
+        self.root.in_upper = True
+        self.nodes: dict[int, Directory | File] = {w.ROOT_ID: self.root}
+        self.files: dict[int, File] = {}  # inode in the upper -> file
+
+    # ------------------------------------------------------------------------------------------------ nodes
+    def node(self, nodeid: int) -> Node:
+        """Raises OSError (ENOENT: no such node)."""
+        known = self.nodes.get(nodeid)
+        if known is not None:
+            return known
+        lower, place = self.lower_of(nodeid)
+        if stat.S_ISDIR(lower.mode(place)):
+            return self._enter(nodeid, lower, place)
+        return nodeid
+
+    def directory(self, nodeid: int) -> Directory:
+        known = self.nodes.get(nodeid)
+        if isinstance(known, Directory):
+            return known
+        node = self.node(nodeid)
+        if not isinstance(node, Directory):
+            raise OSError(errno.ENOTDIR, "not a directory")
+        return node
+
+    def lower_of(self, nodeid: int) -> tuple[Lower, int]:
+        layer, place = split_id(nodeid)
+        if layer >= len(self.lowers) or place < 0:
+            raise OSError(errno.ESTALE, "unknown node")
+        return self.lowers[layer], place
+
+    def _enter(self, nodeid: int, lower: Lower, place: int) -> Directory:
+        """A directory of a lower that the kernel knows and we have no record of."""
+        above, name = lower.parent(place)
+        parent = self.node(lower_id(lower.number, above)) if above or lower.number else self.root
+        if isinstance(parent, Directory) and not parent.gone:
+            found = self.find(parent, name)
+            if isinstance(found, Directory) and found.id == nodeid:
+                return found
+        gone = Directory(nodeid, self.root, name, [(lower, place)])
+        gone.gone, gone.final = True, with_links(lower.attributes(place), 1 << 32)
+        self.nodes[nodeid] = gone
+        return gone
+
+    # ------------------------------------------------------------------------------------------------ names
+    def find(self, directory: Directory, name: bytes) -> Node | None:
+        """What a name is; None if there is nothing."""
+        names = directory.names
+        if names is not None:
+            child: Child | None = names.get(name)
+            if child is None or not isinstance(child, (int, InUpper)):
+                return child
+            if isinstance(child, InUpper):
+                status = self.upper.status(directory, name)
+                return None if status is None else self.upper_node(directory, name, status)
+            if child in self.nodes:
+                return self.nodes[child]
+            return self._lower_node(directory, name, *self.lower_of(child))
+        if directory.in_upper:
+            status = self.upper.status(directory, name)
+            if status is not None:
+                if self.upper.is_whiteout(directory, name, status):
+                    return None
+                return self.upper_node(directory, name, status)
+        for lower, place in directory.lowers:
+            found = lower.find(place, name)
+            if found is not None:
+                return self._lower_node(directory, name, lower, found)
+        return None
+
+    def _lower_node(self, directory: Directory, name: bytes, lower: Lower, place: int) -> Node | None:
+        mode = lower.mode(place)
+        number = lower_id(lower.number, place)
+        if not stat.S_ISDIR(mode):
+            return number if mode else None
+        known = self.nodes.get(number)
+        if isinstance(known, Directory) and not known.gone:
+            return known
+        made = Directory(number, directory, name, self._merged(directory, name))
+        self.nodes[number] = made
+        directory_names = directory.names
+        if directory_names is not None:
+            directory_names[name] = made
+        return made
+
+    def _merged(self, directory: Directory, name: bytes) -> list[tuple[Lower, int]]:
+        """The lower directories that a name is merged from."""
+        found: list[tuple[Lower, int]] = []
+        for lower, place in directory.lowers:
+            at = lower.find(place, name)
+            if at is None:
+                continue
+            if not stat.S_ISDIR(lower.mode(at)):
+                break
+            found.append((lower, at))
+            if lower.opaque(at):
+                break
+        return found
+
+    def in_lowers(self, directory: Directory, name: bytes) -> bool:
+        """Whether a name would show from below if the upper said nothing."""
+        for lower, place in directory.lowers:
+            found = lower.find(place, name)
+            if found is not None:
+                return lower.mode(found) != 0
+        return False
+
+    def upper_node(self, directory: Directory, name: bytes, status: os.stat_result) -> Directory | File:
+        """The node of a name that is in the upper and no whiteout."""
+        if stat.S_ISDIR(status.st_mode):
+            return self._upper_directory(directory, name, status)
+        file = self.files.get(status.st_ino)
+        if file is None:
+            file = self.new_file(status)
+        if (directory, name) not in file.places:
+            file.places.append((directory, name))
+        names = directory.names
+        if names is not None:
+            directory.put(name, file)
+        if stat.S_ISREG(status.st_mode) and file.lookups == 0 and file.id == UPPER_ID | status.st_ino:
+            self._take_origin(file, directory, name)
+        return file
+
+    def _take_origin(self, file: File, directory: Directory, name: bytes) -> None:
+        """A file that was copied up keeps the number it had below."""
+        value = self.upper.xattr(self.upper.directory_fd(directory), name, marks.ORIGIN)
+        number = marks.parse_origin(value) if value else None
+        if number is None or number in self.nodes or number >> LAYER_SHIFT >= len(self.lowers):
+            return
+        lower, place = self.lower_of(number)
+        del self.nodes[file.id]
+        file.id, file.shown = number, lower.inode(place)
+        self.nodes[number] = file
+
+    def new_file(self, status: os.stat_result) -> File:
+        inode = status.st_ino
+        file = File(UPPER_ID | inode, inode, status.st_mode, inode + FIRST_UPPER_INODE)
+        self.nodes[file.id] = self.files[inode] = file
+        return file
+
+    def _upper_directory(self, directory: Directory, name: bytes, status: os.stat_result) -> Directory:
+        lowers = self._merged(directory, name) if directory.lowers else []
+        if lowers:
+            fd = self.upper.directory_fd(directory)
+            if self.upper.xattr(fd, name, marks.OPAQUE) == b"y":
+                lowers = []
+        number = lower_id(lowers[0][0].number, lowers[0][1]) if lowers else UPPER_ID | status.st_ino
+        known = self.nodes.get(number)
+        if isinstance(known, Directory) and not known.gone:
+            known.in_upper = True
+            return known
+        made = Directory(number, directory, name, lowers)
+        made.in_upper = True
+        self.nodes[number] = made
+        if directory.names is not None:
+            directory.put(name, made)
+        return made
+
+    def new_directory(self, directory: Directory, name: bytes, status: os.stat_result) -> Directory:
+        """One just made, empty, nothing below it."""
+        made = Directory(UPPER_ID | status.st_ino, directory, name, [])
+        made.in_upper = True
+        made.names = {}
+        self.nodes[made.id] = made
+        directory.put(name, made)
+        return made
+
+    # ------------------------------------------------------------------------------------------------ listings
+    def load(self, directory: Directory) -> None:
+        """Make `names` complete."""
+        names: dict[bytes, Child] = {}
+        hidden: set[bytes] = set()
+        if directory.in_upper and not directory.gone:
+            for name, is_whiteout in self.upper.scan(directory):
+                if is_whiteout:
+                    hidden.add(name)
+                else:
+                    names[name] = IN_UPPER
+        for lower, place in directory.lowers:
+            for name, at in lower.entries(place):
+                if name in names or name in hidden:
+                    continue
+                if len(directory.lowers) > 1 and not lower.mode(at):
+                    hidden.add(name)
+                    continue
+                names[name] = lower_id(lower.number, at)
+        directory.names = names
+        directory.order = [*names]
+        directory.positions = {name: at for at, name in enumerate(names)}
+
+    # ------------------------------------------------------------------------------------------------ attributes
+    def attributes(self, node: Node) -> bytes:
+        """A fuse_attr."""
+        if isinstance(node, int):
+            lower, place = self.lower_of(node)
+            return lower.attributes(place)
+        if isinstance(node, File):
+            return node.final or packed(node.shown, self.file_status(node))
+        return node.final or self._directory_attributes(node)
+
+    def file_status(self, file: File) -> os.stat_result:
+        if file.fd >= 0:
+            return os.fstat(file.fd)
+        fd, name = self.upper.place(file)
+        return os.stat(name, dir_fd=fd, follow_symlinks=False)
+
+    def _directory_attributes(self, directory: Directory) -> bytes:
+        if not directory.in_upper:
+            lower, place = directory.lowers[0]
+            return lower.attributes(place)
+        s = os.fstat(directory.fd if directory.fd >= 0 else self.upper.directory_fd(directory))
+        if not directory.lowers:
+            return packed(s.st_ino + FIRST_UPPER_INODE, s)
+        lower, place = directory.lowers[0]  # 1 link, as overlayfs says of what it has merged: nobody has counted
+        return packed(lower.inode(place), s, 1)
+
+    # ------------------------------------------------------------------------------------------------ copy-up
+    def upper_fd(self, directory: Directory) -> int:
+        """A directory's descriptor in the upper; it is made there, with its parents, if need be."""
+        if directory.fd >= 0:
+            return directory.fd
+        if directory.gone:
+            raise OSError(errno.ENOENT, "the directory was removed")
+        if not directory.in_upper:
+            assert directory.parent is not None
+            above = self.upper_fd(directory.parent)
+            lower, place = directory.lowers[0]
+            copyup.directory(self.upper, lower, place, above, directory.name)
+            directory.in_upper = True
+        return self.upper.directory_fd(directory)
+
+    def writable(self, nodeid: int, size: int = WHOLE) -> File:
+        """A non-directory as a file of the upper, copied up (the first `size` bytes) if need be."""
+        node = self.nodes.get(nodeid)
+        if isinstance(node, File):
+            return node if node.inode else self._copy_up_unlinked(node)
+        if isinstance(node, Directory) or isinstance(self.node(nodeid), Directory):
+            raise OSError(errno.EISDIR, "a directory")
+        lower, place = self.lower_of(nodeid)
+        above, name = lower.parent(place)
+        parent = self.directory(lower_id(lower.number, above)) if above or lower.number else self.root
+        return self.copy_up(parent, name, nodeid, size)
+
+    def copy_up(self, directory: Directory, name: bytes, nodeid: int, size: int = WHOLE) -> File:
+        """A lower's file under its name, up to `size` bytes of it."""
+        lower, place = self.lower_of(nodeid)
+        above = self.upper_fd(directory)
+        status, is_same = copyup.file(self.upper, lower, place, above, name, nodeid, size)
+        shown = lower.inode(place) if is_same else status.st_ino + FIRST_UPPER_INODE
+        file = File(nodeid, status.st_ino, status.st_mode, shown)
+        file.places.append((directory, name))
+        self.nodes[nodeid] = self.files[status.st_ino] = file
+        directory.put(name, file)
+        return file
+
+    def _copy_up_unlinked(self, file: File) -> File:
+        fd = copyup.unlinked(self.upper, *self.lower_of(file.id))
+        file.inode = os.fstat(fd).st_ino
+        file.fd, file.kept, file.final = fd, True, b""
+        self.files[file.inode] = file
+        return file
+
+    def forget(self, nodeid: int, lookups: int) -> None:
+        """The kernel has let go of a node."""
+        node = self.nodes.get(nodeid)
+        if node is None or nodeid == w.ROOT_ID:
+            return
+        if isinstance(node, File):
+            if not node.places or node.places[0][0].id == 0:
+                self.release(node)
+            elif nodeid & UPPER_ID:
+                node.lookups -= lookups
+                if node.lookups <= 0:
+                    self.release(node)
+        elif node.gone:
+            self.upper.close_directory(node)
+            del self.nodes[nodeid]
+
+    def release(self, file: File) -> None:
+        """Forget a file altogether; its data is gone with its last name."""
+        self.upper.close_file(file)
+        del self.nodes[file.id]
+        if self.files.get(file.inode) is file:
+            del self.files[file.inode]
+        for directory, name in file.places:
+            if directory.id == 0:
+                os.unlink(name, dir_fd=self.upper.work)
+            elif directory.names is not None and directory.names.get(name) is file:
+                directory.names[name] = IN_UPPER
+
+
+def packed(inode: int, s: os.stat_result, links: int = -1) -> bytes:
+    """A fuse_attr of what the upper has."""
+    accessed, modified, changed = s.st_atime_ns, s.st_mtime_ns, s.st_ctime_ns
+    return w.ATTR.pack(
+        inode,
+        s.st_size,
+        s.st_blocks,
+        accessed // _SECOND & _UNSIGNED,
+        modified // _SECOND & _UNSIGNED,
+        changed // _SECOND & _UNSIGNED,
+        accessed % _SECOND,
+        modified % _SECOND,
+        changed % _SECOND,
+        s.st_mode,
+        s.st_nlink if links < 0 else links,
+        s.st_uid,
+        s.st_gid,
+        s.st_rdev,
+        4096,
+        0,
+    )
+
+
+def with_links(attributes: bytes, less: int) -> bytes:
+    """The same with so many links less, at least 0."""
+    fields = list(w.ATTR.unpack(attributes))
+    fields[10] = max(0, fields[10] - less)
+    return w.ATTR.pack(*fields)

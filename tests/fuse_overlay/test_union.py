@@ -1,0 +1,160 @@
+"""The writable union behind a FUSE mount of the real kernel, over the index of a tar."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from fuse_overlay import Tree, UnionOptions, merge_tree, open_tree, serve_union
+from tests.fuse_overlay.mounting import with_mount
+from tests.fuse_overlay.test_layers import D, F, Member, S, archive, write_layer
+
+pytestmark = pytest.mark.kernel
+BIG = os.urandom(3 << 20)
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Tree:
+    members: list[Member] = [("etc", D, b"", ""), ("etc/passwd", F, b"root:x:0:0\n", ""), ("etc/big", F, BIG, "")]
+    members += [(f"usr/share/file{number}", F, b"%d" % number, "") for number in range(300)]
+    layer = tmp_path / "layer"
+    write_layer(layer, archive(*members, ("bin", S, b"", "usr/bin")))
+    merge_tree([layer], tmp_path / "tree")
+    return open_tree(tmp_path / "tree", [layer])
+
+
+@pytest.fixture
+def mounted(tree: Tree, tmp_path: Path) -> Callable[[Callable[[Path], None]], None]:
+    """Call a function with the mount's path; again for another mount of the same upper."""
+    for name in ("upper", "work", "target"):
+        (tmp_path / name).mkdir()
+    target = tmp_path / "target"
+
+    def serve(fd: int, resume: bool) -> None:
+        serve_union(fd, [tree], str(tmp_path / "upper"), str(tmp_path / "work"), UnionOptions(), resume=resume)
+
+    def run(look: Callable[[Path], None]) -> None:
+        with_mount(serve, target, lambda _fd, _server: look(target), read_only=False)
+
+    return run
+
+
+@pytest.fixture
+def numbers(tmp_path: Path) -> Path:
+    made = tmp_path / "numbers"
+    made.mkdir()
+    return made
+
+
+Mounted = Callable[[Callable[[Path], None]], None]
+
+
+def test_what_is_written_is_there_and_in_the_next_mount(mounted: Mounted) -> None:
+    def write(top: Path) -> None:
+        (top / "etc" / "new").write_text("new")
+        with open(top / "etc" / "passwd", "a") as file:
+            file.write("more\n")
+        (top / "etc" / "big").unlink()
+        (top / "usr" / "share" / "file7").rename(top / "etc" / "seven")
+        os.symlink("seven", top / "etc" / "link")
+        os.link(top / "etc" / "seven", top / "etc" / "seven2")
+
+    def read(top: Path) -> None:
+        assert sorted(os.listdir(top / "etc")) == ["link", "new", "passwd", "seven", "seven2"]
+        assert (top / "etc" / "passwd").read_text() == "root:x:0:0\nmore\n"
+        assert (top / "etc" / "link").read_text() == "7"
+        assert (top / "etc" / "seven").stat().st_nlink == 2
+        assert len(os.listdir(top / "usr" / "share")) == 299
+
+    mounted(write)
+    mounted(read)
+
+
+def test_an_inode_keeps_its_number_when_it_is_copied_up(mounted: Mounted, numbers: Path) -> None:
+    def look(top: Path) -> None:
+        path = top / "etc" / "passwd"
+        before = path.stat().st_ino
+        with open(path, "a") as file:
+            file.write("x")
+            assert os.fstat(file.fileno()).st_ino == before
+        path.rename(top / "moved")
+        assert (top / "moved").stat().st_ino == before
+        (top / "moved").rename(path)
+        (numbers / "passwd").write_text(str(before))
+
+    def again(top: Path) -> None:
+        assert (numbers / "passwd").read_text() == str((top / "etc" / "passwd").stat().st_ino)
+
+    mounted(look)
+    mounted(again)
+
+
+def test_a_removed_directory_that_comes_again_is_empty(mounted: Mounted) -> None:
+    def look(top: Path) -> None:
+        share = top / "usr" / "share"
+        with pytest.raises(OSError) as caught:
+            share.rmdir()
+        assert caught.value.errno == errno.ENOTEMPTY
+        for name in os.listdir(share):
+            (share / name).unlink()
+        share.rmdir()
+        assert not share.exists()
+        share.mkdir()
+        assert os.listdir(share) == []
+
+    def again(top: Path) -> None:
+        assert os.listdir(top / "usr" / "share") == []
+
+    mounted(look)
+    mounted(again)
+
+
+def test_open_files_outlive_their_names(mounted: Mounted) -> None:
+    def look(top: Path) -> None:
+        new = os.open(top / "new", os.O_RDWR | os.O_CREAT)
+        os.write(new, b"abc")
+        old = os.open(top / "etc" / "big", os.O_RDWR)
+        (top / "new").unlink()
+        (top / "etc" / "big").unlink()
+        assert (os.fstat(new).st_nlink, os.fstat(old).st_nlink) == (0, 0)
+        os.pwrite(new, b"d", 3)
+        assert os.pread(new, 10, 0) == b"abcd"
+        assert os.pread(old, len(BIG), 0) == BIG
+        os.pwrite(old, b"changed", 0)
+        assert os.pread(old, 10, 0) == b"changed" + BIG[7:10]
+        unnamed = os.open(top, os.O_TMPFILE | os.O_RDWR)
+        os.write(unnamed, b"unnamed")
+        os.link(f"/proc/self/fd/{unnamed}", "named", src_dir_fd=unnamed, dst_dir_fd=os.open(top, os.O_RDONLY))
+        assert (top / "named").read_bytes() == b"unnamed"
+
+    mounted(look)
+
+
+def test_directories_of_the_image_give_exdev_and_ours_move(mounted: Mounted) -> None:
+    def look(top: Path) -> None:
+        with pytest.raises(OSError) as caught:
+            os.rename(top / "usr", top / "usr2")
+        assert caught.value.errno == errno.EXDEV
+        (top / "made").mkdir(0o750)
+        (top / "made" / "file").write_text("x")
+        (top / "made").rename(top / "etc" / "made")
+        assert (top / "etc" / "made" / "file").read_text() == "x"
+        assert stat.S_IMODE((top / "etc" / "made").stat().st_mode) == 0o750
+
+    mounted(look)
+
+
+def test_marks_are_hidden(mounted: Mounted) -> None:
+    def look(top: Path) -> None:
+        path = top / "etc" / "passwd"
+        os.setxattr(path, "user.mine", b"1")
+        assert os.listxattr(path) == ["user.mine"]
+        with pytest.raises(OSError):
+            os.setxattr(path, "user.overlay.opaque", b"y")
+
+    mounted(look)
