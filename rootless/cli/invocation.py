@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 
 from rootless.client import Client, resolve_endpoint
 from rootless.model.errors import RootlessError
@@ -16,8 +17,9 @@ from rootless.model.errors import RootlessError
 class Invocation:
     """One command line being run."""
 
-    def __init__(self, environment: Mapping[str, str], hosts: Sequence[str] = ()) -> None:
+    def __init__(self, environment: Mapping[str, str], hosts: Sequence[str] = (), config: str = "") -> None:
         self.environment = environment
+        self._config = config
         self._hosts = hosts
         self.program = "rootless"
         self.command_path = "rootless"
@@ -49,6 +51,11 @@ class Invocation:
                 self.complain(error_text(error))
                 exit_code = 1
         return exit_code
+
+    @property
+    def docker_config(self) -> Path:
+        """The directory with docker's client configuration: --config, $DOCKER_CONFIG, ~/.docker."""
+        return Path(self._config or self.environment.get("DOCKER_CONFIG") or f"{self.home}/.docker")
 
     @property
     def home(self) -> str:

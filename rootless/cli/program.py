@@ -31,17 +31,17 @@ def root() -> Group:
     """The command `rootless`."""
 
     @click.pass_context
-    def callback(ctx: click.Context, /, host: tuple[str, ...], version: bool, **_: object) -> None:
+    def callback(ctx: click.Context, /, host: tuple[str, ...], config: str | None, version: bool, **_: object) -> None:
         if version:
             from rootless import __version__
 
             sys.stdout.write(f"rootless version {__version__}\n")
             ctx.exit()
-        ctx.obj = Invocation(os.environ, host)
+        ctx.obj = Invocation(os.environ, host, config or "")
 
     for declare in (
         flag("-H", "--host", multiple=True, help="Socket of the engine to talk to: unix:///path"),
-        flag("--config", hidden=True),
+        flag("--config", help="Directory of docker's client configuration, with the credentials of registries"),
         flag("-c", "--context", hidden=True),
         switch("-D", "--debug", hidden=True),
         flag("-l", "--log-level", hidden=True),

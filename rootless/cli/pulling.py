@@ -1,4 +1,4 @@
-"""Pulling an image with its progress shown: lines where nobody watches, moving ones on a terminal (later: rich)."""
+"""Pulling an image with its progress shown: lines where nobody watches, moving ones on a terminal."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 from rootless.cli.invocation import Invocation
 from rootless.cli.output import write_all
+from rootless.cli.registry_access import auth_header
 from rootless.client import ApiError
 
 
@@ -22,7 +23,7 @@ def pull(
     """Get an image; progress goes to `progress_fd`. Raises ApiError, ConnectionLost, RootlessError."""
     name, tag = split_reference(reference)
     query = {"fromImage": name, "tag": None if all_tags else tag, "platform": platform}
-    response = invocation.client.open("POST", "/images/create", query)
+    response = invocation.client.open("POST", "/images/create", query, headers=auth_header(invocation, name))
     show_progress(response.json_lines(), quiet, progress_fd)
 
 

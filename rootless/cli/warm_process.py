@@ -47,7 +47,15 @@ def preload() -> None:
         importlib.import_module(name)
     from rootless.cli import table
 
-    for group in (table.COMMANDS, table.CONTAINER, table.IMAGE, table.VOLUME, table.NETWORK, table.SYSTEM):
+    for group in (
+        table.COMMANDS,
+        table.CONTAINER,
+        table.IMAGE,
+        table.MANIFEST,
+        table.VOLUME,
+        table.NETWORK,
+        table.SYSTEM,
+    ):
         for entry in group.values():
             importlib.import_module(f"rootless.cli.commands.{entry.module}")
     from rootless.cli.program import root

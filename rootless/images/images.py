@@ -148,6 +148,29 @@ class Images:
         pull = pulling.pull_all_tags if all_tags else pulling.pull_image
         await pull(self.layout, self.access, wanted, platform, auth, progress)
 
+    async def push(
+        self, image: Image, wanted: reference.Reference, auth: Mapping[str, str] | None, progress: Progress
+    ) -> str:
+        """To the registry that its name says; returns the manifest's digest. Raises Forbidden, RootlessError."""
+        from rootless.images.pushing import push_image
+
+        return await push_image(self.layout, self.access, image, wanted, auth, progress)
+
+    async def login(self, server: str, auth: Mapping[str, str]) -> str:
+        """Check credentials for a registry; an identity token where it gives one. Raises Unauthorized."""
+        from rootless.registry import servers
+        from rootless.registry.client import Registry
+
+        access = self.access
+        async with Registry(access, access.registry(servers.registry_of(server)), auth) as registry:
+            return await registry.login()
+
+    async def distribution(self, wanted: reference.Reference, auth: Mapping[str, str] | None) -> dict[str, Any]:
+        """The shape of GET /distribution/{name}/json. Raises NotFound, RootlessError."""
+        from rootless.images.pulling import distribution
+
+        return await distribution(self.access, wanted, auth)
+
     @property
     def access(self) -> Access:
         """How registries are reached, by settings and environment."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 from rootless.images.storing import Progress
+from rootless.model.bars import drawn
 
 REPORTS = 50  # of one layer, at most; and none below so many bytes apart:
 REPORT_BYTES = 512 << 10
-_WIDTH = 50
 
 
 class Bar:
@@ -39,19 +39,3 @@ class Bar:
             yield piece
             received += len(piece)
             self.moved("Downloading", received, total)
-
-
-def drawn(current: int, total: int) -> str:
-    """As docker draws it: `[=====>     ]  1.2MB/3.4MB`."""
-    done = min(_WIDTH, _WIDTH * current // total) if total > 0 else 0
-    head = "=" * done + (">" if done < _WIDTH else "")
-    return f"[{head.ljust(_WIDTH)}] {_size(current):>8}/{_size(total)}"
-
-
-def _size(count: float) -> str:
-    """Four significant digits and decimal units, as docker's go-units."""
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if count < 1000 or unit == "TB":
-            break
-        count /= 1000
-    return f"{count:.4g}{unit}"

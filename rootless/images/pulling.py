@@ -132,6 +132,21 @@ async def find(
     return Found(manifest, config, descriptors, layers, shown)
 
 
+async def distribution(access: Access, wanted: Reference, auth: Mapping[str, str] | None) -> dict[str, Any]:
+    """The descriptor of what a name means now, and its platforms. Raises NotFound, RootlessError."""
+    async with opened(access, access.registry(wanted.registry), wanted, auth) as repository:
+        manifest = await repository.manifest(wanted.digest or wanted.tag)
+        value = parse_json(manifest.data, "the manifest")
+        if manifest.is_index:
+            rows = [row.get("platform") for row in value.get("manifests") or () if isinstance(row, dict)]
+        else:
+            config = await repository.small_blob(digest_of(value.get("config"), "configuration"))
+            said = parse_json(config, "the image's configuration")
+            rows = [{key: said[key] for key in ("architecture", "os", "variant") if said.get(key)}]
+    described = {"mediaType": manifest.kind, "digest": manifest.digest, "size": len(manifest.data)}
+    return {"Descriptor": described, "Platforms": [row for row in rows if isinstance(row, dict)]}
+
+
 def _check_platform(wanted: Reference, config: Mapping[str, Any], platform: Platform) -> None:
     there = Platform(*(str(config.get(name) or "") for name in ("os", "architecture", "variant")))
     offered = {"digest": f"sha256:{'0' * 64}", "platform": there.image_fields()}
@@ -157,13 +172,13 @@ async def _pull(
             pulled = Pulled(found.manifest.data, f"{wanted.repository}@{found.shown}")
 
             def place() -> tuple[str, bool]:
-                digest = found.manifest.digest
                 here = [(entry.get("annotations") or {}).get(MANIFEST_ANNOTATION) for entry in layout.entries()]
                 image_id = place_image(layout, made, found.config, names, staging, pulled)
                 for descriptor, diff_id in zip(found.descriptors, found.layers, strict=True):
-                    source = sources.Source(wanted.repository, str(descriptor["digest"]), int(descriptor["size"]))
-                    sources.remember(layout, diff_id, source)
-                return image_id, digest not in here
+                    form = sources.form_of(str(descriptor.get("mediaType")))
+                    digest, size = str(descriptor["digest"]), int(descriptor["size"])
+                    sources.remember(layout, diff_id, sources.Source(wanted.repository, digest, size, form))
+                return image_id, found.manifest.digest not in here
 
             image_id, new = await trio.to_thread.run_sync(place)
     progress({"status": f"Digest: {found.shown}"})
@@ -192,7 +207,7 @@ async def _layers(
                 bar.say("Pulling fs layer")
                 nursery.start_soon(_fetch, repository, layout, descriptor, diff_id, made, limit, bar, ending)
     except ExceptionGroup as group:
-        raise _first(group) from None
+        raise first_error(group) from None
     return made
 
 
@@ -208,9 +223,10 @@ async def _fetch(
 ) -> None:
     partial = PartialLayer(layout, descriptor["digest"])
     async with limit:
-        while not await trio.to_thread.run_sync(partial.try_lock):
+        if not await trio.to_thread.run_sync(partial.try_lock):
             bar.say("Waiting")
-            await trio.sleep(LOCK_POLL_SECONDS)
+            while not await trio.to_thread.run_sync(partial.try_lock):
+                await trio.sleep(LOCK_POLL_SECONDS)
         kept = False
         try:
             if await trio.to_thread.run_sync(layout.layer(diff_id).exists):
@@ -285,7 +301,7 @@ class _UntilBroken:
             self.error = error
 
 
-def _first(group: BaseExceptionGroup[Exception]) -> Exception:
+def first_error(group: BaseExceptionGroup[Exception]) -> Exception:
     error: BaseException = group
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]

@@ -19,13 +19,18 @@ KEPT = 32
 
 @dataclass(frozen=True)
 class Source:
-    """`repository` is canonical (docker.io/library/debian); `digest` and `size` of the packed layer; `packer` says how
-    it was packed if we did that."""
+    """`repository` is canonical (docker.io/library/debian); `digest` and `size` of the packed layer; `form` is "gzip",
+    "zstd", or "" for a plain tar."""
 
     repository: str
     digest: str
     size: int
-    packer: str = ""
+    form: str = ""
+
+
+def form_of(media_type: str) -> str:
+    """Of a layer, by its media type."""
+    return next((form for form in ("gzip", "zstd") if media_type.endswith(form)), "")
 
 
 def known(layout: Layout, diff_id: str) -> list[Source]:

@@ -68,12 +68,12 @@ def parse(text: str) -> Reference:
     path, colon, tag = remainder.partition(":")
     if not _HOST.fullmatch(registry) or (colon and not _TAG.fullmatch(tag)):
         raise InvalidParameter(f"invalid reference format: {text!r}")
+    if registry == DEFAULT_REGISTRY and path and "/" not in path:
+        path = f"library/{path}"
     if path != path.lower():
         raise InvalidParameter(f"invalid reference format: repository name ({path}) must be lowercase")
     if not _PATH.fullmatch(path) or len(path) > 255:
         raise InvalidParameter(f"invalid reference format: {text!r}")
-    if registry == DEFAULT_REGISTRY and "/" not in path:
-        path = f"library/{path}"
     return Reference(registry, path, tag or ("" if digest else DEFAULT_TAG), digest)
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import trio
 
-from rootless.model.errors import InvalidParameter, NotFound, RootlessError
+from rootless.model.errors import Forbidden, InvalidParameter, NotFound, RootlessError
 from rootless.model.reference import Reference
 from rootless.registry.client import Registry
 from rootless.registry.documents import parse_json
@@ -41,6 +41,7 @@ class Repository:
         self.registry = registry
         self.wanted = wanted
         self.path = f"/v2/{wanted.path}"
+        self._writes = "push" in actions
         self.scope = f"repository:{wanted.path}:{actions}"
 
     # ------------------------------------------------------------------------------------------------ manifests
@@ -168,6 +169,9 @@ class Repository:
         name, host = self.wanted.familiar_repository, self.registry.host
         errors = await answer.errors()
         said = "; ".join(f"{code.lower().replace('_', ' ')}: {message}" for code, message in errors if code)
+        if answer.status in (401, 403) and self._writes:
+            why = "authentication required" if answer.status == 401 else "requested access to the resource is denied"
+            raise Forbidden(said or f"{'unauthorized' if answer.status == 401 else 'denied'}: {why}")
         if answer.status in (401, 403):
             raise NotFound(
                 f"pull access denied for {name}, repository does not exist or may require 'rootless login': "

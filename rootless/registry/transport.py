@@ -6,6 +6,8 @@ Knows nothing of registries' paths; does not repeat a request: `repository` does
 from __future__ import annotations
 
 import json
+import os
+import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -183,8 +185,10 @@ def _reason(error: BaseException) -> str:
     while seen is not None:
         if isinstance(seen, BaseExceptionGroup):
             seen = seen.exceptions[0]
-        strerror = getattr(seen, "strerror", None)
-        text = strerror if isinstance(strerror, str) and strerror else str(seen) or text
+        if isinstance(seen, OSError) and not isinstance(seen, ssl.SSLError | socket.gaierror) and seen.errno:
+            text = os.strerror(seen.errno)  # trio adds the address, which the message has already
+        else:
+            text = getattr(seen, "strerror", None) or str(seen) or text
         following = seen.__cause__ or seen.__context__
         if following is None:
             break

@@ -76,7 +76,8 @@ class TokenServer:
 
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                query = dict(urllib.parse.parse_qsl(urllib.parse.urlsplit(self.path).query))
+                pairs = urllib.parse.parse_qsl(urllib.parse.urlsplit(self.path).query)
+                query = {**dict(pairs), "scope": " ".join(value for name, value in pairs if name == "scope")}
                 word = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
                 given = self.headers.get("Authorization")
                 if given not in (None, f"Basic {word}"):
@@ -112,8 +113,11 @@ class TokenServer:
 
     def token(self, query: dict[str, str], known: bool) -> str:
         """A JSON Web Token (RFC 7519) with the rights the user has of those asked for, signed with RS256."""
-        kind, name, actions = query.get("scope", "::").split(":", 2)
-        granted = actions.split(",") if known or name.startswith("public/") else []
+        access = []
+        for scope in query.get("scope", "").split():
+            kind, name, actions = scope.split(":", 2)
+            granted = actions.split(",") if known or name.startswith("public/") else []
+            access.append({"type": kind, "name": name, "actions": granted})
         now = int(time.time())
         claims = {
             "iss": "tests",
@@ -123,7 +127,7 @@ class TokenServer:
             "nbf": now - 10,
             "iat": now,
             "jti": str(now),
-            "access": [{"type": kind, "name": name, "actions": granted}],
+            "access": access,
         }
         chain = "".join(self.certificate.read_text().splitlines()[1:-1])
         head = {"typ": "JWT", "alg": "RS256", "x5c": [chain]}
@@ -147,26 +151,31 @@ def token_server(directory: Path) -> Iterator[TokenServer]:
 
 
 @contextmanager
-def registry(directory: Path, *, password: bool = False, tokens: TokenServer | None = None) -> Iterator[str]:
-    """host:port of a server that keeps its blobs in `directory`."""
+def registry(
+    directory: Path, *, password: bool = False, tokens: TokenServer | None = None, tls: bool = False
+) -> Iterator[str]:
+    """host:port of a server that keeps its blobs in `directory`. With `tls` its certificate is directory/tls.crt."""
     program = shutil.which("docker-registry")
     assert program, "no docker-registry: as root, apt-get install docker-registry (./tests/run does)"
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"
     lines = ["version: 0.1", "log: {level: error}", f"storage: {{filesystem: {{rootdirectory: {directory}/blobs}}}}"]
-    lines.append(f"http: {{addr: '{address}'}}")
+    options: dict[str, object] = {"addr": address}
+    if tls:
+        options["tls"] = certificate(directory)
+    lines.append(f"http: {json.dumps(options)}")
     if password:
         (directory / "htpasswd").write_text(_HTPASSWD)
         lines.append(f"auth: {{htpasswd: {{realm: test, path: {directory}/htpasswd}}}}")
     if tokens is not None:
-        options = {
+        token = {
             "realm": tokens.realm,
             "service": "registry",
             "issuer": "tests",
             "rootcertbundle": str(tokens.certificate),
         }
-        lines.append(f"auth: {json.dumps({'token': options})}")
+        lines.append(f"auth: {json.dumps({'token': token})}")
     (directory / "registry.yml").write_text("\n".join(lines))
     server = subprocess.Popen(
         [program, "serve", str(directory / "registry.yml")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
@@ -186,6 +195,15 @@ def registry(directory: Path, *, password: bool = False, tokens: TokenServer | N
     finally:
         server.kill()
         server.wait()
+
+
+def certificate(directory: Path) -> dict[str, str]:
+    """A certificate for 127.0.0.1 that is its own authority, in directory/tls.crt and tls.key."""
+    files = {"certificate": str(directory / "tls.crt"), "key": str(directory / "tls.key")}
+    command = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=registry -addext subjectAltName=IP:127.0.0.1"
+    out = ["-keyout", files["key"], "-out", files["certificate"]]
+    subprocess.run([*command.split(), *out], check=True, capture_output=True)
+    return files
 
 
 def push(archive: bytes, target: str, tmp_path: Path, *options: str) -> None:

@@ -6,6 +6,8 @@ from rootless.cli import pulling
 from rootless.cli.command import command as declare
 from rootless.cli.command import flag, switch
 from rootless.cli.invocation import Invocation
+from rootless.model import reference
+from rootless.model.errors import InvalidParameter
 
 
 @declare("pull", "NAME[:TAG|@DIGEST]", (1, 1))
@@ -22,6 +24,8 @@ def command(
     quiet: bool,
 ) -> None:
     """Get an image from a registry"""
+    if all_tags and reference.has_tag(args[0]):
+        raise InvalidParameter("tag can't be used with --all-tags/-a")
     name, tag = pulling.split_reference(args[0])
     if not all_tags and args[0] == name and not quiet:
         invocation.say(f"Using default tag: {tag}")

@@ -1,0 +1,174 @@
+"""login, push, pull, manifest, search by the installed command and by the docker client, against a real registry."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.busybox import busybox_tar
+from tests.e2e.conftest import Installation
+from tests.images.registries import PASSWORD, USER, registry
+
+HELPER = """#!/bin/sh
+store=$(dirname "$0")/kept
+case $1 in
+ store) cat > "$store" ;;
+ get) [ -f "$store" ] && cat "$store" || { echo "credentials not found in native keychain"; exit 1; } ;;
+ erase) rm -f "$store" ;;
+esac
+"""
+
+
+@pytest.fixture(scope="module")
+def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """A registry with TLS and a password: (address, its certificate)."""
+    directory = tmp_path_factory.mktemp("secured")
+    with registry(directory, password=True, tls=True) as address:
+        yield address, directory / "tls.crt"
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> str:
+    return str(tmp_path / "config")
+
+
+def test_with_tls_and_password(rootless: Installation, secured: tuple[str, Path], config: str, tmp_path: Path) -> None:
+    address, _ = secured
+    name = f"{address}/team/busybox:1"
+    rootless("tag", "busybox", name)
+    refused = rootless("--config", config, "push", name, check=1)
+    assert b"no basic auth credentials" in refused.stderr or b"authentication required" in refused.stderr
+    wrong = rootless("--config", config, "login", "-u", USER, "--password-stdin", address, stdin=b"wrong", check=1)
+    assert b"unauthorized" in wrong.stderr
+    assert not os.path.exists(f"{config}/config.json")
+    done = rootless("--config", config, "login", "-u", USER, "--password-stdin", address, stdin=PASSWORD.encode())
+    assert done.stdout == b"Login Succeeded\n"
+    assert b"stored unencrypted" in done.stderr
+    assert os.stat(f"{config}/config.json").st_mode & 0o777 == 0o600
+    pushed = rootless.out("--config", config, "push", name)
+    digest = pushed.rpartition("digest: ")[2].split()[0]
+    rootless("rmi", name)
+    pulled = rootless.out("--config", config, "pull", name)
+    assert f"Digest: {digest}" in pulled
+    assert rootless.out("run", "--rm", name, "echo", "hello") == "hello"
+    # the docker client reads what we wrote
+    done = rootless.run(
+        ["docker", "--config", config, "-H", f"unix://{rootless.socket}", "push", name], None, 0, 60, {}
+    )
+    assert b"Layer already exists" in done.stdout
+    assert digest in done.stdout.decode()
+    by_skopeo = ["skopeo", "inspect", "--raw", "--tls-verify=false", f"--creds={USER}:{PASSWORD}", f"docker://{name}"]
+    assert json.loads(subprocess.run(by_skopeo, check=True, capture_output=True, timeout=60).stdout)["layers"]
+    found = rootless.out("--config", config, "search", f"{address}/")
+    assert f"{address}/team/busybox" in found
+    assert rootless.out("--config", config, "logout", address) == f"Removing login credentials for {address}"
+    assert rootless.out("--config", config, "logout", address) == f"Not logged in to {address}"
+    rootless("rmi", name)
+    denied = rootless("--config", config, "pull", name, check=1)
+    assert b"pull access denied for" in denied.stderr
+
+
+def test_a_credential_helper(rootless: Installation, secured: tuple[str, Path], config: str, tmp_path: Path) -> None:
+    address, _ = secured
+    os.mkdir(config)
+    helper = tmp_path / "docker-credential-kept"
+    helper.write_text(HELPER)
+    helper.chmod(0o755)
+    Path(config, "config.json").write_text(json.dumps({"credsStore": "kept", "HttpHeaders": {"X": "y"}}))
+    more = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = rootless("--config", config, "login", "-u", USER, "-p", PASSWORD, address, **more)
+    assert b"unencrypted" not in done.stderr
+    kept = json.loads((tmp_path / "kept").read_text())
+    assert kept == {"ServerURL": address, "Username": USER, "Secret": PASSWORD}
+    assert json.loads(Path(config, "config.json").read_text()) == {"credsStore": "kept", "HttpHeaders": {"X": "y"}}
+    again = rootless("--config", config, "login", address, **more)
+    assert again.stdout == b"Authenticating with existing credentials...\nLogin Succeeded\n"
+    rootless("tag", "busybox", f"{address}/helped:1")
+    rootless("--config", config, "push", "-q", f"{address}/helped:1", **more)
+    rootless("--config", config, "logout", address, **more)
+    assert not (tmp_path / "kept").exists()
+
+
+def test_an_image_for_several_platforms(rootless: Installation, tmp_path: Path, config: str) -> None:
+    with registry(tmp_path) as address:
+        for architecture in ("amd64", "arm64"):
+            name = f"{address}/one/{architecture}:1"
+            rootless("import", "--platform", f"linux/{architecture}", "-", name, stdin=busybox_tar())
+            rootless("push", name)
+        target = f"{address}/all:1"
+        members = [f"{address}/one/{architecture}:1" for architecture in ("amd64", "arm64")]
+        assert rootless.out("--config", config, "manifest", "create", target, *members) == (
+            f"Created manifest list {target}"
+        )
+        rootless("--config", config, "manifest", "create", target, *members, check=1)
+        rootless("--config", config, "manifest", "annotate", "--variant", "v8", target, members[1])
+        digest = rootless.out("--config", config, "manifest", "push", "--purge", target)
+        rootless("--config", config, "manifest", "rm", target, check=1)
+        shown = json.loads(rootless.out("manifest", "inspect", target))
+        assert [one["platform"] for one in shown["manifests"]] == [
+            {"architecture": "amd64", "os": "linux"},
+            {"architecture": "arm64", "os": "linux", "variant": "v8"},
+        ]
+        pulled = rootless.out("pull", "--platform", "linux/arm64", target)
+        assert f"Digest: {digest}" in pulled
+        assert rootless.out("inspect", "--format", "{{.Architecture}}", target) == "arm64"
+        refused = rootless("pull", "--platform", "linux/s390x", target, check=1)
+        assert b"no matching manifest for linux/s390x" in refused.stderr
+        raw = ["skopeo", "inspect", "--raw", "--tls-verify=false", f"docker://{target}"]
+        assert len(json.loads(subprocess.run(raw, check=True, capture_output=True).stdout)["manifests"]) == 2
+        rootless("rmi", target)
+
+
+def test_all_tags(rootless: Installation, tmp_path: Path) -> None:
+    with registry(tmp_path) as address:
+        for word in ("1", "2"):
+            rootless("tag", "busybox", f"{address}/many:{word}")
+        rootless("push", "-a", f"{address}/many")
+        rootless("rmi", f"{address}/many:1", f"{address}/many:2")
+        rootless("pull", "-a", f"{address}/many")
+        assert rootless.out("images", "--format", "{{.Tag}}", f"{address}/many").split() == ["1", "2"]
+        rootless("pull", "-a", f"{address}/many:1", check=1)
+        rootless("rmi", f"{address}/many:1", f"{address}/many:2")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["pull", "UPPER"], "invalid reference format: repository name (library/UPPER) must be lowercase"),
+        (["pull", "127.0.0.1:1/app"], "cannot reach the registry 127.0.0.1:1: Connection refused"),
+        (["push", "127.0.0.1:1/absent"], "An image does not exist locally with the tag: 127.0.0.1:1/absent"),
+        (["push", "busybox@sha256:" + "0" * 64], "cannot push a digest reference"),
+        (["login", "-u", "x", "127.0.0.1:1"], "Cannot perform an interactive login from a non TTY device"),
+        (["manifest", "rm", "absent"], "No such manifest: absent:latest"),
+        (["search", "--limit", "1000", "x"], "Limit 1000 is outside the range of [1, 100]"),
+    ],
+)
+def test_what_cannot_be_done(rootless: Installation, words: list[str], said: str) -> None:
+    assert said in rootless(*words, check=1).stderr.decode()
+
+
+def test_a_certificate_authority_of_one_s_own(secured: tuple[str, Path], tmp_path: Path) -> None:
+    """certs.d, seen from where loopback may not do without: the context is asked whether it knows the server."""
+    from rootless.registry.certificates import tls_context
+
+    address, certificate = secured
+    (tmp_path / address).mkdir()
+    shutil.copy(certificate, tmp_path / address / "own.crt")
+    import socket
+    import ssl
+
+    host, _, port = address.partition(":")
+    for directories, good in (((tmp_path,), True), ((), False)):
+        context = tls_context(address, directories, verify=True)
+        with socket.create_connection((host, int(port))) as plain:
+            if good:
+                context.wrap_socket(plain, server_hostname=host).close()
+            else:
+                with pytest.raises(ssl.SSLCertVerificationError):
+                    context.wrap_socket(plain, server_hostname=host)
