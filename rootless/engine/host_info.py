@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import platform
+import pwd
 import shutil
 import time
 from typing import Any
@@ -51,7 +52,7 @@ def info(engine: Engine) -> dict[str, Any]:
         "NEventsListener": 0,
         "KernelVersion": platform.release(),
         "OperatingSystem": _os_name(),
-        "OSVersion": platform.freedesktop_os_release().get("VERSION_ID", ""),
+        "OSVersion": _os_release().get("VERSION_ID", ""),
         "OSType": "linux",
         "Architecture": platform.machine(),
         "IndexServerAddress": "https://index.docker.io/v1/",
@@ -105,13 +106,19 @@ def setting_rows(settings: Settings) -> list[dict[str, str]]:
 def _warnings(engine: Engine) -> list[str]:
     found = ["limits of memory, CPU and processes are not enforced yet"]
     if reason := engine.link.hello.get("single_id_reason"):
-        found.append(
-            f"only one user id: {reason}; ask the administrator for: usermod --add-subuids 100000-165535 "
-            "--add-subgids 100000-165535 USER"
-        )
+        from rootless.launcher.idmap import remedy  # only where it is needed: info is not on the way of a start
+
+        found.append(f"only one user id: {reason}; ask the administrator for: {remedy(reason, _user_name())}")
     if problem := device_problem():
         found.append(problem)
     return found
+
+
+def _user_name() -> str:
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return str(os.getuid())
 
 
 def version() -> dict[str, Any]:
@@ -142,4 +149,12 @@ def version() -> dict[str, Any]:
 
 
 def _os_name() -> str:
-    return platform.freedesktop_os_release().get("PRETTY_NAME", "Linux")
+    return _os_release().get("PRETTY_NAME", "Linux")
+
+
+def _os_release() -> dict[str, str]:
+    """os-release(5), which a machine need not have."""
+    try:
+        return platform.freedesktop_os_release()
+    except OSError:
+        return {}

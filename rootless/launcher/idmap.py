@@ -61,6 +61,15 @@ def find(uid: int, gid: int, name: str, subuid: str, subgid: str, helpers_missin
     return IdMap(_rows(uid, user_ranges), _rows(gid, group_ranges))
 
 
+def remedy(reason: str, name: str) -> str:
+    """What an administrator does about an IdMap's `reason`. Pure."""
+    if "missing" in reason:
+        return "apt-get install uidmap (elsewhere the package is called shadow-utils or shadow)"
+    if reason.startswith("no line"):
+        return f"usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {name}"
+    return f"chmod u+s $(command -v newuidmap newgidmap), and a look at the lines of {name} in /etc/subuid and /etc/subgid"
+
+
 def ranges(text: str, name: str, uid: int) -> list[tuple[int, int]]:
     """(first, count) of every line of a user in subuid(5) or subgid(5) text; wrong lines are passed over."""
     found: list[tuple[int, int]] = []

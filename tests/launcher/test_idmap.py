@@ -28,3 +28,15 @@ def test_without_ranges_there_is_one_id(subuid: str, subgid: str, missing: str, 
     found = idmap.find(1000, 1001, "me", subuid, subgid, missing)
     assert (found.uids, found.gids, found.count) == (((0, 1000, 1),), ((0, 1001, 1),), 1)
     assert found.reason == reason
+
+
+@pytest.mark.parametrize(
+    ("reason", "words"),
+    [
+        ("newuidmap missing (Debian: package uidmap)", "apt-get install uidmap"),
+        ("no line for me in /etc/subuid", "usermod --add-subuids 100000-165535 --add-subgids 100000-165535 me"),
+        ("newuidmap refused: Operation not permitted", "chmod u+s $(command -v newuidmap newgidmap)"),
+    ],
+)
+def test_each_reason_has_its_remedy(reason: str, words: str) -> None:
+    assert idmap.remedy(reason, "me").startswith(words)
