@@ -77,6 +77,8 @@ class Link:
         async for event in launcher.events:
             if isinstance(event, messages.Exited):
                 await self._on_exit(event)
+            elif event.given_up:  # the next container that needs it gets a new one
+                self._images.pop(event.key, None) if event.kind == "image" else self._networks.discard(event.key)
 
     # ------------------------------------------------------------------------------------------------ requests
     async def request(self, message: messages.Request, descriptors: Sequence[int] = ()) -> dict[str, Any]:

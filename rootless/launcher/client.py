@@ -82,7 +82,7 @@ class Launcher:
             return
         wire.close_all(descriptors)
         fields = {name: item for name, item in value.items() if name != "type"}
-        kind = {"Exited": messages.Exited, "Restarted": messages.Restarted}.get(value["type"])
+        kind = {"Exited": messages.Exited, "Died": messages.Died}.get(value["type"])
         if kind is not None:
             await self._event_in.send(kind(**fields))
 

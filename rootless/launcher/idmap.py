@@ -67,7 +67,9 @@ def remedy(reason: str, name: str) -> str:
         return "apt-get install uidmap (elsewhere the package is called shadow-utils or shadow)"
     if reason.startswith("no line"):
         return f"usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {name}"
-    return f"chmod u+s $(command -v newuidmap newgidmap), and a look at the lines of {name} in /etc/subuid and /etc/subgid"
+    return (
+        f"chmod u+s $(command -v newuidmap newgidmap), and a look at the lines of {name} in /etc/subuid and /etc/subgid"
+    )
 
 
 def ranges(text: str, name: str, uid: int) -> list[tuple[int, int]]:

@@ -4,22 +4,22 @@ The descriptor is the store's: while it is open the mount lives, whoever serves 
 
 from __future__ import annotations
 
-import collections
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import fuse_overlay
 from rootless.launcher import messages
 from rootless.launcher.processes import LaunchRefused
+from rootless.launcher.revival import Revival
 from rootless.syscalls import Syscalls
 from rootless.syscalls import numbers as n
 
-RESTARTS = 5  # within RESTART_SECONDS: then the tree itself must be what kills its server
-RESTART_SECONDS = 10.0
+Run = Callable[[str, Sequence[int], Callable[[], None]], int]
 
 
 @dataclass
@@ -29,15 +29,14 @@ class ImageMount:
     fuse_fd: int
     journal_fd: int
     pid: int = 0
-    deaths: collections.deque[float] = field(default_factory=lambda: collections.deque(maxlen=RESTARTS))
+    revival: Revival = field(default_factory=Revival)
 
 
 class Images:
-    """All image mounts. `run(name, function)` forks a child that runs the function and leaves; it returns the pid."""
+    """All image mounts. `run(name, keep, function)` forks a child that keeps those descriptors, runs the function and
+    leaves; it returns the pid."""
 
-    def __init__(
-        self, directory: Path, id_count: int, syscalls: Syscalls, run: Callable[[str, Callable[[], None]], int]
-    ) -> None:
+    def __init__(self, directory: Path, id_count: int, syscalls: Syscalls, run: Run) -> None:
         self._directory = directory
         self._id_count = id_count
         self._syscalls = syscalls
@@ -72,18 +71,22 @@ class Images:
             os.close(image.journal_fd)
         image.path.rmdir()
 
-    def reaped(self, pid: int) -> tuple[str, bool] | None:
-        """A child ended: (key, restarted?) if it was a server of ours."""
+    def reaped(self, pid: int) -> tuple[str, Revival] | None:
+        """A child ended: (key, what becomes of it) if it was a server of ours. One given up is unmounted: whoever
+        waits for an answer gets ENOTCONN."""
         image = next((image for image in self.by_key.values() if image.pid == pid), None)
         if image is None:
             return None
-        now = time.monotonic()
-        image.deaths.append(now)
-        if len(image.deaths) == RESTARTS and now - image.deaths[0] < RESTART_SECONDS:
-            image.pid = 0
-            return image.request.key, False
-        self._serve(image, resume=True)
-        return image.request.key, True
+        image.pid = 0
+        image.revival.died(time.monotonic())
+        if image.revival.given_up:
+            self.unmount(image.request.key)
+        return image.request.key, image.revival
+
+    def revivals(self) -> Iterator[tuple[Revival, Callable[[], None]]]:
+        """Each server's, and what starts it again."""
+        for image in list(self.by_key.values()):
+            yield image.revival, partial(self._serve, image, resume=True)
 
     def _serve(self, image: ImageMount, *, resume: bool) -> None:
         request = image.request
@@ -101,7 +104,9 @@ class Images:
             tree = fuse_overlay.open_tree(Path(request.tree), [Path(layer) for layer in request.layers])
             fuse_overlay.serve_tree(image.fuse_fd, tree, id_count=self._id_count, resume=resume)
 
-        image.pid = self._run("rl-image", serve)
+        keep = [image.fuse_fd] + ([image.journal_fd] if image.journal_fd >= 0 else [])
+        image.pid = self._run("rl-image", keep, serve)
+        image.revival.started(time.monotonic())
 
     def stop(self) -> None:
         for key in list(self.by_key):

@@ -189,12 +189,13 @@ class Exited:
 
 
 @dataclass(frozen=True)
-class Restarted:
-    """A server died and runs again on the same descriptors. `kind` is image or network."""
+class Died:
+    """A server died; it is started again on the same descriptors unless it is given up. `kind` is image or network."""
 
     kind: str
     key: str
     reason: str
+    given_up: bool
 
 
-Event = Exited | Restarted
+Event = Exited | Died

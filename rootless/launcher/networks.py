@@ -4,20 +4,21 @@ The launcher does not read the commands; it repeats what was kept under a key. O
 
 from __future__ import annotations
 
-import collections
 import json
 import os
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import slirp
 from rootless.launcher import messages, wire
-from rootless.launcher.images import RESTART_SECONDS, RESTARTS
+from rootless.launcher.images import Run
 from rootless.launcher.processes import LaunchRefused
+from rootless.launcher.revival import Revival
 
 ANSWER_SECONDS = 5.0
 
@@ -29,13 +30,13 @@ class Network:
     pid: int = 0
     control: socket.socket | None = None
     kept: dict[str, tuple[dict[str, object], list[int]]] = field(default_factory=dict)
-    deaths: collections.deque[float] = field(default_factory=lambda: collections.deque(maxlen=RESTARTS))
+    revival: Revival = field(default_factory=Revival)
 
 
 class Networks:
-    """All networks. `run(name, function)` forks a child that runs the function and leaves; it returns the pid."""
+    """All networks. `run` as for `images`."""
 
-    def __init__(self, run: Callable[[str, Callable[[], None]], int]) -> None:
+    def __init__(self, run: Run) -> None:
         self._run = run
         self.by_id: dict[str, Network] = {}
 
@@ -78,45 +79,51 @@ class Networks:
         for _, descriptors in network.kept.values():
             wire.close_all(descriptors)
 
-    def reaped(self, pid: int) -> tuple[str, bool] | None:
-        """A child ended: (network id, restarted?) if it was a network of ours."""
+    def reaped(self, pid: int) -> tuple[str, Revival] | None:
+        """A child ended: (network id, what becomes of it) if it was a network of ours."""
         network = next((network for network in self.by_id.values() if network.pid == pid), None)
         if network is None:
             return None
+        network.pid = 0
         if network.control is not None:
             network.control.close()
             network.control = None
-        now = time.monotonic()
-        network.deaths.append(now)
-        if len(network.deaths) == RESTARTS and now - network.deaths[0] < RESTART_SECONDS:
-            network.pid = 0
-            return network.network_id, False
+        network.revival.died(time.monotonic())
+        if network.revival.given_up:
+            self.stop(network.network_id)
+        return network.network_id, network.revival
+
+    def revivals(self) -> Iterator[tuple[Revival, Callable[[], None]]]:
+        """Each network's, and what starts it again."""
+        for network in list(self.by_id.values()):
+            yield network.revival, partial(self._start_again, network)
+
+    def _start_again(self, network: Network) -> None:
         self._start(network)
         for command, descriptors in list(network.kept.values()):
             try:
                 self._ask(network, command, descriptors)
             except LaunchRefused:
                 continue  # one endpoint it no longer accepts must not take the others with it
-        return network.network_id, True
 
     def _start(self, network: Network) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         config = slirp.NetworkConfig.from_dict(network.config)
 
         def serve() -> None:
-            ours.close()
             slirp.run_network(config, theirs)
 
         try:
-            network.pid = self._run("rl-network", serve)
+            network.pid = self._run("rl-network", [theirs.fileno()], serve)
         finally:
             theirs.close()
+        network.revival.started(time.monotonic())
         ours.settimeout(ANSWER_SECONDS)
         network.control = ours
 
     def _ask(self, network: Network, command: dict[str, object], descriptors: list[int]) -> dict[str, Any]:
         if network.control is None:
-            raise LaunchRefused("network", 111, f"network {network.network_id} has died too often; restart the engine")
+            raise LaunchRefused("network", 111, f"network {network.network_id} has died and is being started again")
         try:
             wire.send(network.control, json.dumps(command).encode(), descriptors)
             data = network.control.recv(1 << 16)

@@ -14,7 +14,8 @@ import signal
 import socket
 import struct
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,12 +79,28 @@ class Launcher:
         self._watch(wake_read, lambda: self._woken(wake_read))
         self._watch(self._listener.fileno(), self._accept)
         while not self._leaving:
-            for fd, events in self._poll.poll():
+            for fd, events in self._poll.poll(self._revive()):
                 if events & select.POLLOUT and fd in self._connections:
                     self._flush(self._connections[fd])
                 if events & ~select.POLLOUT and (reader := self._readers.get(fd)):
                     reader()
         self._stop()
+
+    def _revive(self) -> float | None:
+        """Start again what is due; milliseconds until something else is, None where nothing is."""
+        now = time.monotonic()
+        waits = []
+        for owner in (self._images, self._networks):
+            for revival, start in owner.revivals():
+                if revival.due_at is not None and revival.due_at <= now:
+                    try:
+                        start()
+                    except OSError as error:  # no process to be had: later, perhaps
+                        self._log(f"cannot start a server again: {error.strerror}")
+                        revival.died(now)
+                if revival.due_at is not None:
+                    waits.append(max(0.0, revival.due_at - now))
+        return min(waits) * 1000 if waits else None
 
     def _signalled(self, number: int, _frame: object) -> None:
         if number == signal.SIGTERM:
@@ -123,13 +140,15 @@ class Launcher:
             return
         for kind, owner in (("image", self._images), ("network", self._networks)):
             if (ended := owner.reaped(pid)) is not None:
-                reason = f"status {os.waitstatus_to_exitcode(status)}" + ("" if ended[1] else ", given up")
-                self._log(f"{kind} {ended[0]} died: {reason}")
-                self._event(messages.Restarted(kind, ended[0], reason))
+                key, revival = ended
+                reason = f"status {os.waitstatus_to_exitcode(status)}" + (", given up" if revival.given_up else "")
+                self._log(f"{kind} {key} died: {reason}")
+                self._event(messages.Died(kind, key, reason, revival.given_up))
                 return
 
-    def _run(self, name: str, function: Callable[[], None]) -> int:
-        """Fork a server: nothing of ours stays open in it but what it inherits on purpose."""
+    def _run(self, name: str, keep: Sequence[int], function: Callable[[], None]) -> int:
+        """Fork a server that has the standard streams and `keep` open and nothing else: a FUSE descriptor of another
+        mount would keep that mount's callers waiting when its own server has been given up."""
         pid = os.fork()
         if pid:
             return pid
@@ -139,11 +158,11 @@ class Launcher:
                 signal.signal(number, signal.SIG_DFL)
             self._context.syscalls.prctl(n.PR_SET_PDEATHSIG, signal.SIGKILL)
             Path("/proc/self/comm").write_text(name)
-            self._listener.close()
-            for connection in self._connections.values():
-                connection.socket.close()
-            for process in self._processes.by_id.values():
-                wire.close_all([*process.stdio.values()])
+            first = 3
+            for fd in sorted(keep):
+                os.closerange(first, fd)
+                first = fd + 1
+            os.closerange(first, 1 << 30)
             function()
             os._exit(0)
         except BaseException:
@@ -339,7 +358,7 @@ class Launcher:
         wanted = Path(os.path.normpath(path))
         if not any(root in wanted.parents for root in self._allowed_roots):
             raise LaunchRefused("remove", 1, f"{path} is not below our directories")
-        pid = self._run("rl-remove", lambda: _remove_tree(wanted))
+        pid = self._run("rl-remove", (), lambda: _remove_tree(wanted))
         self._removals[pid] = connection, request_id, path
 
     # ------------------------------------------------------------------------------------------------ happenings

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -199,16 +200,30 @@ def test_a_network_device(settings: Settings) -> None:
     trio.run(body)
 
 
+def image_servers() -> set[int]:
+    found = set()
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                if entry.stat().st_uid == os.getuid() and (entry / "comm").read_text() == "rl-image\n":
+                    found.add(int(entry.name))
+    return found
+
+
 def test_the_image_server_is_started_again(settings: Settings) -> None:
     async def body() -> None:
         async with connected(settings) as launcher:
             made = await spec(settings, launcher, "reader", "sh", "-c", "read x; sha256sum /var/big")
             made = replace(made, process=replace(made.process, open_stdin=True))
             _, descriptors = await launcher.request(messages.StartContainer(made))
-            for entry in Path("/proc").iterdir():
-                own = entry.name.isdigit() and entry.stat().st_uid == os.getuid()
-                if own and (entry / "comm").read_text() == "rl-image\n":
-                    os.kill(int(entry.name), signal.SIGKILL)
+            before: set[int] = set()
+            for _ in range(7):  # more often than comes for nothing: it is waited for, never given up
+                with trio.fail_after(10):
+                    while not (pids := image_servers() - before):
+                        await trio.sleep(0.01)
+                for pid in pids:
+                    os.kill(pid, signal.SIGKILL)
+                before |= pids
             os.write(descriptors[0], b"\n")
             output, status = await finish(launcher, "reader", descriptors[1:])
             assert status == 0
