@@ -8,19 +8,24 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rootless.cli import creation
+from rootless.cli.attachment import flush_output
 from rootless.cli.interactive import Session, container_session, status
 from rootless.cli.invocation import Invocation, error_text
 from rootless.cli.program import CommandFailed, with_help
 from rootless.client import ApiError, Client, Hijacked, Response
 from rootless.client.client import segment
-from rootless.client.connection import Connection
+from rootless.client.connection import Connection, ConnectionLost
 from rootless.model.errors import InvalidParameter, RootlessError
 
 FAILED, NOT_EXECUTABLE, NOT_FOUND = 125, 126, 127
+ATTEMPTS = 10  # an engine that is lost more often is not worth waiting for
+AGAIN_SECONDS = 0.05
+RESUMED = b"rootless: the engine was lost and started again; what was printed in between is in the container's log\r\n"
 
 
 def create(invocation: Invocation, words: Sequence[str], options: Mapping[str, Any]) -> str:
@@ -86,7 +91,8 @@ def run_attached(
 ) -> int:
     """Attach, start, pass everything on; the container's exit code, 0 where the user detached.
 
-    Raises CommandFailed, RootlessError."""
+    An engine that is killed meanwhile does not take the container along: we attach again, to the next one. Raises
+    CommandFailed, RootlessError."""
     with session.prepared() as prepared:
         stream = attach(client, container, streams, session.detach_keys)
         asked = ask_wait(client, container, "removed" if auto_remove else "next-exit")
@@ -100,9 +106,24 @@ def run_attached(
                     answer.read()
             raise start_failure(error, command_path) from error
         prepared.fit()
-        if prepared.run(stream, asked):
-            return 0
-        return _answered(answer)
+        for attempt in range(ATTEMPTS):
+            try:
+                if attempt:
+                    time.sleep(AGAIN_SECONDS)  # one that is being killed may still take connections
+                    asked = ask_wait(client, container, "removed" if auto_remove else "not-running")
+                    answer = asked.response().checked()
+                    stream = attach(client, container, streams, session.detach_keys)
+                    prepared.fit()
+                return 0 if prepared.run(stream, asked) else status(answer.json())
+            except ConnectionLost as error:
+                if attempt == ATTEMPTS - 1:
+                    raise _wait_failed(error) from error
+                if not attempt:
+                    flush_output()
+                    os.write(2, RESUMED)
+            except RootlessError as error:
+                raise _wait_failed(error) from error
+    raise AssertionError
 
 
 def attach_running(client: Client, container: str, session: Session, streams: Sequence[str]) -> int:
@@ -133,7 +154,11 @@ def _answered(answer: Response) -> int:
     try:
         return status(answer.json())
     except RootlessError as error:
-        raise CommandFailed(f"error waiting for container: {error_text(error)}", FAILED) from error
+        raise _wait_failed(error) from error
+
+
+def _wait_failed(error: RootlessError) -> CommandFailed:
+    return CommandFailed(f"error waiting for container: {error_text(error)}", FAILED)
 
 
 def failure(error: RootlessError, command_path: str) -> CommandFailed:

@@ -75,17 +75,19 @@ def test_the_image_server_killed_in_the_middle_of_reads(rootless: Installation, 
     assert set(sums) == {BIG}
 
 
-def test_an_attached_client_is_told_when_the_engine_dies(rootless: Installation, name: str) -> None:
-    running = subprocess.Popen(
-        [rootless.command, "run", "--name", name, "busybox", "sh", "-c", "echo up; sleep 1000"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=rootless.environment,
-    )
-    assert running.stdout
-    assert running.stdout.readline() == b"up\n"
+def test_a_foreground_run_outlives_its_engine(rootless: Installation, name: str) -> None:
+    script = "echo begun; read x; echo got $x; exit 9"
+    words = [rootless.command, "run", "-i", "--rm", "--name", name, "busybox", "sh", "-c", script]
+    pipe = subprocess.PIPE
+    running = subprocess.Popen(words, stdin=pipe, stdout=pipe, stderr=pipe, env=rootless.environment)
+    assert running.stdin is not None
+    assert running.stdout is not None
+    assert running.stderr is not None
+    assert running.stdout.readline() == b"begun\n"
     os.kill(engine_pid(rootless), signal.SIGKILL)
-    _, complaint = running.communicate(timeout=30)
-    assert running.returncode != 0
-    assert complaint
-    assert rootless.out("inspect", "-f", "{{.State.Running}}", name) == "true"
+    assert b"the engine was lost and started again" in running.stderr.readline()
+    rootless("ps")
+    running.stdin.write(b"this\n")
+    running.stdin.flush()
+    assert running.stdout.read() == b"got this\n"
+    assert running.wait(20) == 9

@@ -11,7 +11,8 @@ from rootless.cli.env_files import environment_list
 from rootless.cli.interactive import Session
 from rootless.cli.invocation import Invocation
 from rootless.cli.output import STDOUT_FD
-from rootless.cli.running import start_failure
+from rootless.cli.program import CommandFailed
+from rootless.cli.running import FAILED, start_failure
 from rootless.cli.terminal import size
 from rootless.cli.types import ENVIRONMENT
 from rootless.client import ApiError
@@ -82,4 +83,13 @@ def command(
         if error.status in (400, 500):
             raise start_failure(error, click.get_current_context().command_path, fallback=1) from error
         raise
-    return int(client.call("GET", f"/exec/{identity}/json").get("ExitCode") or 0)
+    try:
+        return int(client.call("GET", f"/exec/{identity}/json").get("ExitCode") or 0)
+    except ApiError as error:
+        if error.status != 404:
+            raise
+        raise CommandFailed(
+            "the engine was lost while the command ran: it goes on in the container, but "
+            "its output and exit code are not known",
+            FAILED,
+        ) from error
