@@ -4,6 +4,7 @@ Nothing is visible before `place_image` writes the entry; what was made by then 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -259,4 +260,6 @@ def explained(error: LayerError | OSError) -> RootlessError:
     if isinstance(error, LayerError):
         return InvalidParameter(str(error))
     where = f" ({error.filename})" if error.filename else ""
-    return RootlessError(f"cannot store the image: {error.strerror}{where}")
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    hint = "; make room (rootless image prune, rootless rm) or set data_root to a larger disk" if full else ""
+    return RootlessError(f"cannot store the image: {(error.strerror or str(error)).lower()}{where}{hint}")
