@@ -262,4 +262,4 @@ def explained(error: LayerError | OSError) -> RootlessError:
     where = f" ({error.filename})" if error.filename else ""
     full = error.errno in (errno.ENOSPC, errno.EDQUOT)
     hint = "; make room (rootless image prune, rootless rm) or set data_root to a larger disk" if full else ""
-    return RootlessError(f"cannot store the image: {(error.strerror or str(error)).lower()}{where}{hint}")
+    return RootlessError(f"cannot store the image: {error.strerror}{where}{hint}")
