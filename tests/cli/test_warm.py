@@ -197,3 +197,21 @@ def test_a_server_that_is_just_leaving(tmp_path: Path) -> None:
         process = warm(tmp_path, "where")
         listener.accept()[0].close()
         assert "is not a rootless command" in finished(process)[2]
+
+
+def test_a_signal_that_comes_with_the_request_is_sent_on(tmp_path: Path) -> None:
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(tmp_path / "warm.sock"))
+    listener.listen(1)
+    for _ in range(10):
+        process = warm(tmp_path, "ps")
+        connection, _ = listener.accept()
+        connection.recv(1 << 20)
+        process.send_signal(signal.SIGTERM)  # the client may not have come back from its send yet
+        sleeper = subprocess.Popen(["sleep", "60"])
+        connection.send(b"P%d\n" % sleeper.pid)
+        assert sleeper.wait(30) == -signal.SIGTERM
+        connection.send(b"X6\n")
+        assert finished(process)[0] == 6
+        connection.close()
+    listener.close()
