@@ -40,6 +40,8 @@ class Settings:
     registries: Mapping[str, RegistryRules] = field(default_factory=dict)  # tables of config.toml
     policy: Policy | None = None
     bridge_subnet: str = "172.17.0.0/16"
+    bridge_subnet6: str = ""  # IPv6 on the default network too, e.g. fd00:17::/64
+    host_loopback: bool = False  # containers may reach the host's loopback, as host.docker.internal
     mtu: int = 1500
     debug: bool = False
     origins: Mapping[str, str] = field(default_factory=dict, compare=False)
@@ -190,7 +192,7 @@ def _convert(name: str, value: object, origin: str) -> object:
             if not 576 <= mtu <= 65520:
                 raise ValueError("a number from 576 to 65520")
             return mtu
-        if name == "debug":
+        if name in ("debug", "host_loopback"):
             return _boolean(value)
         return str(value)
     except ValueError as error:

@@ -14,7 +14,8 @@ class NetworkConfig:
     `gateway6` likewise, "" for a network without IPv6. `autoconf6`: guests make their IPv6 addresses themselves.
     `resolvers` replaces the host's /etc/resolv.conf when given. `host_loopback`: guests may reach the host's loopback
     at the gateway's address. `dns`: whether queries are answered, at `dns4`, or the gateway's address where that is "".
-    Names of endpoints are answered on every network but "bridge"."""
+    Names of endpoints are answered on every network but "bridge". `internal`: nothing leads outside, questions about
+    other names neither. `guests_meet`: frames pass between guests."""
 
     name: str
     subnet4: str
@@ -27,6 +28,8 @@ class NetworkConfig:
     subnet6: str = ""
     gateway6: str = ""
     autoconf6: bool = False
+    internal: bool = False
+    guests_meet: bool = True
 
     @property
     def has_names(self) -> bool:
@@ -76,4 +79,6 @@ class NetworkConfig:
             subnet6,
             gateway6,
             autoconf6,
+            bool(value.get("internal", False)),
+            bool(value.get("guests_meet", True)),
         )

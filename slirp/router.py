@@ -7,25 +7,31 @@ from __future__ import annotations
 import ipaddress
 import socket
 import time
+from collections.abc import Mapping, Sequence
 
 from slirp.config import NetworkConfig
 from slirp.host import dns as dns_module
-from slirp.host.dns import Dns
+from slirp.host.dns import Answers, Dns
+from slirp.host.dns_stream import Streams
 from slirp.host.endpoint import GATEWAY_MAC, Endpoint
 from slirp.host.neighbours import Neighbours
 from slirp.host.ping import Pings
 from slirp.host.poller import Poller
 from slirp.host.published import PublishedPorts
 from slirp.host.resolvers import Resolvers
+from slirp.host.stale import disturb
 from slirp.host.tcp import Connections
 from slirp.host.udp import Datagrams
+from slirp.stack.leases import Leases
 from slirp.stack.names import Names
 from slirp.stack.policy import Policy, Way
-from slirp.wire import ethernet, icmp, icmpv6, ipv4, ipv6, udp, virtio
+from slirp.wire import dhcp, ethernet, icmp, icmpv6, ipv4, ipv6, udp, virtio
 from slirp.wire.checksum import checksum, pseudo_sum
 from slirp.wire.ip import ICMP, ICMPV6, TCP, UDP, Packet
 
 LOOPBACK = {4: "127.0.0.1", 16: "::1"}
+_IPV4 = ethernet.IPV4.to_bytes(2, "big")
+_UNADDRESSED, _EVERYBODY = bytes(4), b"\xff" * 4
 _FAMILY = {4: socket.AF_INET, 16: socket.AF_INET6}
 
 
@@ -41,25 +47,35 @@ class Router:
         self._dns_addresses = (dns4, self._gateway6) if config.dns else ()
         self._own4 = (self._gateway, dns4)
         self._neighbours = Neighbours(config) if self._gateway6 else None
-        self._names = Names()
+        resolver4, resolver6 = self._dns_addresses or (b"", b"")
+        self._leases = Leases(config, GATEWAY_MAC, resolver4, resolver6)
+        self._names = Names(config.name if config.has_names else "")
+        answers = Answers(Resolvers(config.resolvers), self._names, forward=not config.internal)
         self.connections = Connections(poller, self._tcp_target)
-        self.datagrams = Datagrams(poller, self._target, self._seen_from)
-        self.dns = Dns(poller, Resolvers(config.resolvers), self._names)
+        self.datagrams = Datagrams(poller, self._udp_target, self._seen_from)
+        self._dns = Dns(poller, answers)
+        self._dns_streams = Streams(poller, answers)
         self.pings = Pings(poller)
         self.published = PublishedPorts(poller, self.connections, self.datagrams, self._seen_from)
 
     # ------------------------------------------------------------------------------------------------ targets
-    def _tcp_target(self, destination: bytes, port: int) -> tuple[str, int] | None:
+    def _tcp_target(self, endpoint: Endpoint, destination: bytes, port: int) -> tuple[str, int] | socket.socket | None:
         if self._is_dns(destination, port):
-            resolver = self.dns.resolver
-            return (resolver, port) if resolver else None
-        return self._target(destination, port)
+            return self._dns_streams.open(endpoint)
+        return self._target(destination, port, "tcp")
 
-    def _target(self, destination: bytes, port: int) -> tuple[str, int] | None:
+    def _udp_target(self, destination: bytes, port: int) -> tuple[str, int] | None:
+        return self._target(destination, port, "udp")
+
+    def _target(self, destination: bytes, port: int, protocol: str) -> tuple[str, int] | None:
         way = self._policy.way(destination)
         if way is Way.GATEWAY:
-            return (LOOPBACK[len(destination)], port) if self._config.host_loopback else None
+            return (LOOPBACK[len(destination)], port) if self._answers_at_gateway(destination, port, protocol) else None
         return (_text(destination), port) if way is Way.OUTSIDE else None
+
+    def _answers_at_gateway(self, destination: bytes, port: int, protocol: str) -> bool:
+        """The host's loopback where that is allowed, and the ports that this network has published to everybody."""
+        return self._config.host_loopback or self.published.everywhere(protocol, len(destination), port)
 
     def _is_dns(self, destination: bytes, port: int) -> bool:
         return port == dns_module.PORT and destination in self._dns_addresses
@@ -123,13 +139,45 @@ class Router:
             if checksum(data[:length], pseudo_sum(packet.source, packet.destination, UDP, length)):
                 return
         way = self._policy.way(packet.destination)
-        if self._is_dns(packet.destination, datagram.destination_port):
-            self.dns.query(endpoint, packet, datagram)
-        elif way is Way.GATEWAY and not self._config.host_loopback:
+        port = datagram.destination_port
+        if self._is_dns(packet.destination, port):
+            self._dns.query(endpoint, packet, datagram)
+        elif port == dhcp.SERVER_PORT and way is not Way.OUTSIDE and len(packet.source) == 4:
+            self._dhcp4(endpoint, datagram)
+        elif port == dhcp.SERVER_PORT6 and packet.destination == dhcp.ALL_SERVERS6:
+            self._dhcp6(endpoint, packet, datagram)
+        elif (
+            way is Way.GATEWAY
+            and not self._answers_at_gateway(packet.destination, port, "udp")
+            and not self.datagrams.is_answer(packet, datagram)
+        ):
             endpoint.send_unreachable(icmp.PORT_UNREACHABLE, packet)
         elif way is not Way.FORBIDDEN:  # broadcasts and multicasts are dropped without a word, as routers do
             self.datagrams.packet(endpoint, packet, datagram)
 
+    # ------------------------------------------------------------------------------------------------ leases
+    def unaddressed(self, endpoint: Endpoint, frame: memoryview) -> None:
+        """A frame to everybody from a guest that has no address yet: it may ask for its own."""
+        start = virtio.HEADER_BYTES + ethernet.HEADER_BYTES
+        packet = ipv4.parse(frame[start:]) if bytes(frame[start - 2 : start]) == _IPV4 else None
+        if packet is None or packet.protocol != UDP or packet.source != _UNADDRESSED or packet.is_fragment:
+            return
+        datagram = udp.parse(packet.payload)
+        if datagram is not None and datagram.destination_port == dhcp.SERVER_PORT:
+            self._dhcp4(endpoint, datagram)
+
+    def _dhcp4(self, endpoint: Endpoint, datagram: udp.Datagram) -> None:
+        answer = self._leases.answer(datagram.payload, endpoint.mac, endpoint.address, endpoint.names)
+        if answer is not None:  # to everybody, but in a frame to it alone: it may not have its address yet
+            endpoint.send_udp(self._gateway, dhcp.SERVER_PORT, _EVERYBODY, dhcp.CLIENT_PORT, answer)
+
+    def _dhcp6(self, endpoint: Endpoint, packet: Packet, datagram: udp.Datagram) -> None:
+        answer = self._leases.answer6(datagram.payload)
+        if answer is not None and self._neighbours is not None:
+            own = self._neighbours.own[1]
+            endpoint.send_udp(own, dhcp.SERVER_PORT6, packet.source, dhcp.CLIENT_PORT6, answer)
+
+    # ------------------------------------------------------------------------------------------------ echo
     def _icmp4(self, endpoint: Endpoint, packet: Packet) -> None:
         message = icmp.parse(packet.payload)
         if message is not None and message.kind == icmp.ECHO:
@@ -171,30 +219,41 @@ class Router:
     @property
     def timed(self) -> bool:
         """Whether `tick` should be called soon."""
-        return self.connections.timed or self.dns.waiting or self.published.waiting
+        waiting = self._dns.waiting or self._dns_streams.waiting or self.published.waiting
+        return self.connections.timed or waiting
 
     def tick(self, now: float) -> None:
         self.connections.tick(now)
         self.datagrams.tick(now)
-        self.dns.tick(now)
+        self._dns.tick(now)
+        self._dns_streams.tick(now)
         self.pings.tick(now)
         self.published.tick()
 
     # ------------------------------------------------------------------------------------------------ guests
     def attach(self, endpoint: Endpoint) -> None:
         """A guest has come."""
-        if self._config.has_names and endpoint.address:
-            self._names.add(endpoint.address, endpoint.names)
         if self._neighbours is not None:
             self._neighbours.advertise(endpoint)
 
+    def name(self, endpoint: Endpoint, names: Sequence[str], private: Mapping[str, Sequence[str]]) -> None:
+        """What a guest is called, and the names that it alone sees. Raises ValueError."""
+        endpoint.names = list(names)
+        addresses = [address for address in (endpoint.address, endpoint.address6) if address]
+        self._names.put(endpoint.endpoint_id, addresses, names if self._config.has_names else (), private)
+
+    def reset(self, endpoint: Endpoint, flows: Sequence[str]) -> None:
+        """End what another process of this network has left behind. Raises ValueError."""
+        disturb(endpoint, flows, lambda address: self._policy.way(address) is not Way.SUBNET)
+
     def forget(self, endpoint: Endpoint) -> None:
         """A guest has gone: its flows are reset, its ports closed."""
-        self._names.remove(endpoint.address)
+        self._names.remove(endpoint.endpoint_id)
         self.published.forget(endpoint)
         self.connections.forget(endpoint)
         self.datagrams.forget(endpoint)
-        self.dns.forget(endpoint)
+        self._dns.forget(endpoint)
+        self._dns_streams.forget(endpoint)
         self.pings.forget(endpoint)
 
 

@@ -3,7 +3,9 @@
 Frames between guests go from TAP to TAP with their virtio header as they are. Commands come as JSON datagrams with
 descriptors, each is answered with one:
 
-    {"type": "Attach", "endpoint_id", "mac", "address4", "address6", "names"} + TAP
+    {"type": "Attach", "endpoint_id", "mac", "address4", "address6", "names", "private_names", "resolvers"} + TAP
+    {"type": "Names", "endpoint_id", "names", "private_names", "resolvers"}
+    {"type": "Reset", "endpoint_id", "flows"}       connections of a process before this one, see host.stale
     {"type": "Detach", "endpoint_id"}
     {"type": "Publish", "publish_id", "endpoint_id", "guest_port", "protocol"} + bound socket
     {"type": "Unpublish", "publish_id"}
@@ -92,7 +94,11 @@ class Network:
             return {"ok": True}
         for fd in descriptors:
             os.close(fd)
-        if kind == "Detach":
+        if kind == "Names":
+            self._name(self._endpoints[command["endpoint_id"]], command)
+        elif kind == "Reset":
+            self._router.reset(self._endpoints[command["endpoint_id"]], command["flows"])
+        elif kind == "Detach":
             self._detach(command["endpoint_id"])
         elif kind == "Unpublish":
             self._router.published.unpublish(command["publish_id"])
@@ -124,8 +130,15 @@ class Network:
         reserved = [ipaddress.IPv6Address(config.gateway6).packed] if config.gateway6 else []
         endpoint = Endpoint(command["endpoint_id"], tap, mac, address, config.mtu, names, address6, prefix6, reserved)
         self._endpoints[endpoint.endpoint_id] = self._by_mac[mac] = endpoint
+        self._name(endpoint, command)
         self._router.attach(endpoint)
         self._poller.add(tap, READ, lambda _: self._frames(endpoint))
+
+    def _name(self, endpoint: Endpoint, command: dict[str, Any]) -> None:
+        """Raises ValueError, TypeError."""
+        endpoint.resolvers = tuple(str(ipaddress.ip_address(text)) for text in command.get("resolvers") or ())
+        names = [str(name) for name in command.get("names") or ()]
+        self._router.name(endpoint, names, command.get("private_names") or {})
 
     def _detach(self, endpoint_id: str) -> None:
         endpoint = self._endpoints.pop(endpoint_id, None)
@@ -157,13 +170,15 @@ class Network:
                 router.frame(endpoint, view[:length])
                 continue
             if not claims_only(view[HEADER_BYTES:length], mac, endpoint.owns):
+                if destination[0] & 1:
+                    router.unaddressed(endpoint, view[:length])
                 continue
             if destination[0] & 1:
-                for other in self._endpoints.values():
+                for other in self._endpoints.values() if self._config.guests_meet else ():
                     if other is not endpoint:
                         other.write([view[:length]])
                 router.frame(endpoint, view[:length])
-            elif (other_port := self._by_mac.get(bytes(destination))) is not None:
+            elif self._config.guests_meet and (other_port := self._by_mac.get(bytes(destination))) is not None:
                 other_port.write([view[:length]])
         router.flush()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncGenerator
-from typing import Any
 
 import trio
 
@@ -86,7 +85,7 @@ async def inspect(engine: Engine, request: Request, parameters: dict[str, str]) 
     container = engine.containers.find(parameters["id"])
     directory = engine.containers.records.directory(container.id)
     execs = [e for e in container.execs if engine.execs.by_id[e].running]
-    value = shapes.inspect(container, directory, DRIVER, time.time_ns(), execs)
+    value = shapes.inspect(container, directory, DRIVER, engine.networks.shown(container), execs)
     if request.flag("size"):
         value |= await _sizes(engine, container)
     return json_response(value)
@@ -100,7 +99,7 @@ async def list_containers(engine: Engine, request: Request, parameters: dict[str
     rows = []
     for container in sorted(engine.containers.by_id.values(), key=lambda c: c.record.created, reverse=True):
         if (every or container.running) and _matches(engine, container, wanted):
-            row = shapes.summary(container, now)
+            row = shapes.summary(container, now, engine.networks.shown(container))
             if request.flag("size"):
                 row |= await _sizes(engine, container)
             rows.append(row)
@@ -142,7 +141,12 @@ def _holds(engine: Engine, container: Container, name: str, values: list[str]) -
             keys = {m["Destination"] for m in record.mounts} | {m.get("Name", m["Source"]) for m in record.mounts}
             return bool(keys & set(values))
         case "network":
-            return any(value in (list(state.networks) or [record.host_config["NetworkMode"]]) for value in values)
+            shown = engine.networks.shown(container)
+            return any(
+                value == name or (value and str(row["NetworkID"]).startswith(value))
+                for value in values
+                for name, row in shown.items()
+            )
         case "publish" | "expose":
             numbers = {str(row[0]) for row in state.ports} | {f"{row[0]}/{row[1]}" for row in state.ports}
             if name == "expose":
@@ -233,11 +237,6 @@ async def prune(engine: Engine, request: Request, parameters: dict[str, str]) ->
 
 def _seconds(request: Request) -> int | None:
     return request.number("t", 0) if request.query.get("t") else None
-
-
-def running(engine: Engine) -> dict[str, dict[str, Any]]:
-    """What the networks' shapes say of their members."""
-    return {c.id: {"name": c.name, "networks": c.state.networks} for c in engine.containers.by_id.values() if c.running}
 
 
 ROUTES = [

@@ -1,33 +1,116 @@
-"""/networks: the three that are there. Making more is the network's own issue."""
+"""/networks."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from rootless.api import filters as filters_module
-from rootless.api.containers import running
 from rootless.api.http import Request, Response, json_response
 from rootless.engine.engine import Engine
+from rootless.model import clock
+from rootless.model.errors import InvalidParameter
+from rootless.model.networks import PREDEFINED, Network
 
 _FILTERS = ("dangling", "driver", "id", "label", "name", "scope", "type")
 
 
 async def list_networks(engine: Engine, request: Request, parameters: dict[str, str]) -> Response:
     wanted = filters_module.parse(request.query.get("filters", ""), _FILTERS)
-    rows = [row for row in engine.networks.all(running(engine)) if _matches(row, wanted)]
-    return json_response(rows)
+    rows = [engine.networks.shape(network) for network in _matching(engine, wanted)]
+    return json_response([{**row, "Containers": {}} for row in rows])  # docker's list has none
 
 
-def _matches(row: dict[str, object], wanted: filters_module.Filters) -> bool:
-    fields = {"name": "Name", "id": "Id", "driver": "Driver", "scope": "Scope"}
-    return all(
-        any(value in str(row[fields[name]]) for value in values) for name, values in wanted.items() if name in fields
-    )
+def _matching(engine: Engine, wanted: filters_module.Filters) -> list[Network]:
+    for kind in wanted.get("type", ()):
+        if kind not in ("custom", "builtin"):
+            raise InvalidParameter(f"invalid filter: 'type'='{kind}'")
+    dangling = filters_module.boolean(wanted, "dangling")
+    return [n for n in engine.networks.store.by_id.values() if _matches(engine, n, wanted, dangling)]
+
+
+def _matches(engine: Engine, network: Network, wanted: filters_module.Filters, dangling: bool | None) -> bool:
+    if dangling is not None and dangling == (network.name in PREDEFINED or _used(engine, network)):
+        return False
+    tests: dict[str, Callable[[str], bool]] = {
+        "name": lambda value: value in network.name,
+        "id": lambda value: network.id.startswith(value),
+        "driver": lambda value: value == network.driver,
+        "scope": lambda value: value == "local",
+        "type": lambda value: (value == "builtin") == (network.name in PREDEFINED),
+    }
+    if "label" in wanted and not filters_module.labels_match(wanted["label"], network.labels):
+        return False
+    return all(any(holds(value) for value in wanted[name]) for name, holds in tests.items() if wanted.get(name))
+
+
+def _used(engine: Engine, network: Network) -> bool:
+    """By a container, running or not: prune leaves it."""
+    return any(network.name in c.record.endpoints for c in engine.containers.by_id.values())
 
 
 async def inspect(engine: Engine, request: Request, parameters: dict[str, str]) -> Response:
-    return json_response(engine.networks.inspect(parameters["id"], running(engine)))
+    return json_response(engine.networks.shape(engine.networks.store.find(parameters["id"])))
+
+
+async def create(engine: Engine, request: Request, parameters: dict[str, str]) -> Response:
+    body = await request.json()
+    network = engine.networks.store.create(body)
+    engine.events.emit("network", "create", network.id, {"name": network.name, "type": network.driver})
+    return json_response({"Id": network.id, "Warning": ""}, 201)
+
+
+async def remove(engine: Engine, request: Request, parameters: dict[str, str]) -> Response:
+    network = engine.networks.store.find(parameters["id"])
+    engine.networks.remove(network)
+    await engine.networks.stop(network)
+    return Response(204)
+
+
+async def connect(engine: Engine, request: Request, parameters: dict[str, str]) -> Response:
+    body = await request.json()
+    network = engine.networks.store.find(parameters["id"])
+    settings = body.get("EndpointConfig") or {}
+    if not isinstance(settings, dict):
+        raise InvalidParameter("EndpointConfig must be an object")
+    await engine.containers.connect(str(body.get("Container") or ""), network, settings)
+    return Response(200)
+
+
+async def disconnect(engine: Engine, request: Request, parameters: dict[str, str]) -> Response:
+    body = await request.json()
+    network = engine.networks.store.find(parameters["id"])
+    await engine.containers.disconnect(str(body.get("Container") or ""), network, force=bool(body.get("Force")))
+    return Response(200)
+
+
+async def prune(engine: Engine, request: Request, parameters: dict[str, str]) -> Response:
+    wanted = filters_module.parse(request.query.get("filters", ""), ("label", "label!", "until"))
+    try:
+        until = clock.query_time((wanted.get("until") or [""])[0])
+    except ValueError as error:
+        raise InvalidParameter(str(error)) from None
+    removed = []
+    for network in list(engine.networks.store.by_id.values()):
+        if network.name in PREDEFINED or _used(engine, network) or engine.networks.memberships.of_network(network.name):
+            continue
+        if until is not None and clock.nanoseconds(network.created) > until:
+            continue
+        if not filters_module.labels_match(wanted.get("label", []), network.labels):
+            continue
+        if wanted.get("label!") and filters_module.labels_match(wanted["label!"], network.labels):
+            continue
+        engine.networks.remove(network)
+        await engine.networks.stop(network)
+        removed.append(network.name)
+    return json_response({"NetworksDeleted": removed})
 
 
 ROUTES = [
     ("GET", "/networks", list_networks),
+    ("POST", "/networks/create", create),
+    ("POST", "/networks/prune", prune),
     ("GET", "/networks/{id}", inspect),
+    ("DELETE", "/networks/{id}", remove),
+    ("POST", "/networks/{id}/connect", connect),
+    ("POST", "/networks/{id}/disconnect", disconnect),
 ]

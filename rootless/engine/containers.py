@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from rootless.engine.container import Container
 from rootless.engine.events import Events
 from rootless.engine.link import Link
 from rootless.engine.logs import LogWriter
-from rootless.engine.networks import Networks, device_problem, publications_of
+from rootless.engine.networks import Networks, device_problem
 from rootless.engine.record import Record, Records, State, new_id, new_name
 from rootless.engine.specification import container_spec, signal_number
 from rootless.engine.starting import Start
@@ -29,7 +29,9 @@ from rootless.images.images import Images
 from rootless.launcher import messages
 from rootless.launcher.client import Launcher, LauncherGone, LaunchFailure
 from rootless.model import clock, states
+from rootless.model.endpoints import CONTAINER
 from rootless.model.errors import Conflict, InvalidParameter, NotFound, NotModified, RootlessError, StartError
+from rootless.model.networks import Network
 from rootless.settings import Settings
 
 DRAIN_SECONDS = 2.0  # for output after the exit: other holders of the pipe must not keep a container alive
@@ -54,10 +56,11 @@ class Containers:
     def load(self) -> None:
         """Blocking. Raises OSError."""
         self.records.prepare()
+        self.networks.store.load()
         for record, state in self.records.load():
             self.by_id[record.id] = Container(record, state)
             if state.status == states.RUNNING:
-                self.networks.adopt(record.id, state.networks)
+                self.networks.adopt(self.by_id[record.id])
         self._images.uses.put_right({c.id: c.record.image_id for c in self.by_id.values()})
 
     # ------------------------------------------------------------------------------------------------ finding
@@ -99,7 +102,7 @@ class Containers:
             raise
         container = self.by_id[record.id] = Container(record, State())
         self._events.emit("container", "create", record.id, container.attributes)
-        if record.host_config["NetworkMode"] == "bridge" and (problem := device_problem()):
+        if record.endpoints and not {"host", "none"} & set(record.endpoints) and (problem := device_problem()):
             warnings.append(problem)
         return record.id, [*warnings, *await self._id_warnings()]
 
@@ -110,6 +113,7 @@ class Containers:
                 f'Conflict. The container name "/{name}" is already in use by container "{taken[name]}". '
                 "You have to remove (or rename) that container to be able to reuse that name."
             )
+        endpoints = self.networks.endpoints(body)
         with self._volumes.making() as volumes:
             record, warnings = creation.make_record(
                 body,
@@ -118,6 +122,7 @@ class Containers:
                 name=name or new_name(taken),
                 created=clock.rfc3339(time.time_ns()),
                 image_id=image.id,
+                endpoints=endpoints,
                 volume_path=volumes.path,
                 new_volume=volumes.new,
             )
@@ -138,8 +143,10 @@ class Containers:
         creation.check_name(name)
         if any(other.name == name for other in self.by_id.values()):
             raise Conflict(f'Conflict. The container name "/{name}" is already in use.')
+        before = container.name
         container.record = dataclasses.replace(container.record, name=name)
         self.records.save(container.record)
+        await self.networks.renamed(container, before)
         self._events.emit("container", "rename", container.id, container.attributes)
 
     # ------------------------------------------------------------------------------------------------ starting
@@ -158,31 +165,66 @@ class Containers:
         record = container.record
         directory = self.records.directory(container.id)
         image = self._images.resolve(record.image_id)
-        wanted = publications_of(record.host_config, record.config.get("ExposedPorts") or {})
+        neighbour = self._network_of(record)
         async with Start(self.link, self.networks, container) as start:
             lower = await start.mount(self._images.source(image))
-            guests, endpoints = await start.network()
-            bound = start.bind(wanted if guests else [])
-            address = guests[0].address4.partition("/")[0] if guests else ""
-            etc_files.write(record, directory, address, self.networks.gateway if guests else "")
+            joined, guests = await start.network()
+            bound = start.bind(joined)
+            if neighbour is None:
+                etc_files.write(directory, etc_files.texts(record, joined, self._settings))
             start.check_sources()
             container.begin_run()
-            result, descriptors = await start.launch(container_spec(record, lower, directory, guests))
+            etc = self.records.directory(neighbour.id) if neighbour else directory
+            result, descriptors = await start.launch(container_spec(record, lower, directory, guests, etc))
             state = container.state = State(
                 status=following,
                 pid=int(result["pid"]),
                 started_at=clock.rfc3339(time.time_ns()),
                 ports=[port.row for port in bound],
-                networks=endpoints,
             )
+            self.networks.write_down(container, joined)
             self._nursery.start_soon(self._live, container, dict(zip(result["names"], descriptors, strict=True)))
             start.succeeded = True
             self.records.save_state(container.id, state)
             try:
-                await self.networks.publish(container.id, bound)
+                await self.networks.publish(joined, bound)
+                await self.networks.names_changed()
             except LaunchFailure as failure:
                 await self._kill(container)
                 raise StartError(f"cannot publish the ports of {container.name}: {failure}") from failure
+
+    def _network_of(self, record: Record) -> Container | None:
+        """The container whose network namespace it shares (--network container:…). Raises Conflict, NotFound."""
+        mode = record.host_config["NetworkMode"]
+        if not mode.startswith(CONTAINER):
+            return None
+        other = self.find(mode.removeprefix(CONTAINER))
+        if not other.running:
+            raise Conflict(f"cannot join network of a non running container: {other.id}")
+        return other
+
+    # ------------------------------------------------------------------------------------------------ networks
+    async def connect(self, text: str, network: Network, settings: Mapping[str, Any]) -> None:
+        """Raises RootlessError, and nothing has changed then."""
+        await self._change_network(text, lambda c: self.networks.connect(c, network, settings))
+
+    async def disconnect(self, text: str, network: Network, *, force: bool) -> None:
+        await self._change_network(text, lambda c: self.networks.disconnect(c, network, force=force))
+
+    async def _change_network(self, text: str, change: Callable[[Container], Awaitable[None]]) -> None:
+        container = self.find(text)
+        async with container.lock:
+            directory = self.records.directory(container.id)
+            memberships = self.networks.memberships
+            joined = memberships.by_container.get(container.id)
+            before = etc_files.texts(container.record, joined, self._settings) if joined else {}
+            await change(container)
+            self.records.save(container.record)
+            if container.running:
+                self.records.save_state(container.id, container.state)
+                now = memberships.by_container.get(container.id)
+                if now is not None:
+                    etc_files.rewrite(directory, before, etc_files.texts(container.record, now, self._settings))
 
     def _start_failed(self, container: Container, error: RootlessError) -> None:
         """Whoever is attached or waits is told: there will be no output and no exit."""
@@ -222,12 +264,11 @@ class Containers:
 
     async def _ended(self, container: Container) -> None:
         status, finished_at = container.exit_status or (137, time.time())
-        count = len(container.state.ports)
         state = container.state
         state.status = states.follow(state.status, "exit", container.name)
         state.pid, state.exit_code = 0, status
         state.finished_at = clock.rfc3339(int(finished_at * 1e9))
-        state.ports, state.networks = [], {name: _detached(value) for name, value in state.networks.items()}
+        state.ports, state.networks, state.interfaces = [], {}, {}
         automatic = bool(container.record.host_config["AutoRemove"])
         if not automatic:  # else its removal says it all
             with contextlib.suppress(OSError):
@@ -239,8 +280,6 @@ class Containers:
             async with container.lock:
                 with contextlib.suppress(RootlessError):
                     self._discard(container, volumes=True)
-        if count:
-            await self.networks.unpublish(container.id, count)
         with contextlib.suppress(RootlessError):
             await self.link.request(messages.Forget(container.id))
 
@@ -381,7 +420,7 @@ class Containers:
         state.status, state.pid, state.exit_code = states.EXITED, 0, 137
         state.error = "the launcher of this container has died"
         state.finished_at = clock.rfc3339(time.time_ns())
-        state.ports = []
+        state.ports, state.networks, state.interfaces = [], {}, {}
         self.networks.release(container.id)
         self.records.save_state(container.id, state)
         if container.record.host_config["AutoRemove"]:
@@ -389,7 +428,3 @@ class Containers:
 
     def log_path(self, container: Container) -> Path:
         return self.records.directory(container.id) / "log.json"
-
-
-def _detached(endpoint: Mapping[str, Any]) -> dict[str, Any]:
-    return {**endpoint, "EndpointID": "", "Gateway": "", "IPAddress": "", "IPPrefixLen": 0, "MacAddress": ""}

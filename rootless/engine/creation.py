@@ -3,19 +3,21 @@ anything is made."""
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from rootless.engine.record import Record
 from rootless.engine.volume_specs import anonymous_targets, mounts_of
 from rootless.model import ports
+from rootless.model.endpoints import links_of, mode_of
 from rootless.model.errors import InvalidParameter
 from rootless.runtime import capabilities
 
 NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
 _HOSTNAME = re.compile(r"[a-zA-Z0-9_]([a-zA-Z0-9_.-]{0,62})")
-NETWORK_MODES = ("default", "bridge", "none", "host")
 MASKED_PATHS = (
     "/proc/asound /proc/acpi /proc/kcore /proc/keys /proc/latency_stats /proc/timer_list /proc/timer_stats "
     "/proc/sched_debug /proc/scsi /sys/firmware /sys/devices/virtual/powercap"
@@ -35,7 +37,6 @@ _LIMITS = {
     "Ulimits": "ulimits",
     "Devices": "devices",
     "VolumesFrom": "volumes of other containers",
-    "Links": "links",
 }
 
 
@@ -110,10 +111,7 @@ def host_config_of(body: Mapping[str, Any]) -> dict[str, Any]:
     """HostConfig with docker's defaults, checked. Raises InvalidParameter."""
     asked = _object(body, "HostConfig")
     made: dict[str, Any] = {**_HOST_DEFAULTS, **{name: value for name, value in asked.items() if value is not None}}
-    if made["NetworkMode"] in ("default", ""):
-        made["NetworkMode"] = "bridge"
-    if made["NetworkMode"] not in NETWORK_MODES and not made["NetworkMode"].startswith("container:"):
-        made["NetworkMode"] = str(made["NetworkMode"])
+    made["NetworkMode"] = mode_of(made)
     bindings = made.get("PortBindings") or {}
     ports.publications(bindings)
     if made["Privileged"]:
@@ -137,8 +135,11 @@ def host_config_of(body: Mapping[str, Any]) -> dict[str, Any]:
     if made["AutoRemove"] and policy != "no":
         raise InvalidParameter("can't create 'AutoRemove' container with restart policy")
     for entry in _strings(made, "ExtraHosts"):
-        if ":" not in entry:
-            raise InvalidParameter(f'bad format for add-host: "{entry}"')
+        _check_extra_host(entry)
+    for text in _strings(made, "Dns"):
+        if not _is_address(text):
+            raise InvalidParameter(f"bad nameserver address: {text} is not an IP address")
+    links_of(_strings(made, "Links"))
     return made
 
 
@@ -185,6 +186,22 @@ _HOST_DEFAULTS: dict[str, Any] = {
 }
 
 
+def _check_extra_host(entry: str) -> None:
+    name, _, address = entry.partition(":")
+    if not name or not address:
+        raise InvalidParameter(f'bad format for add-host: "{entry}"')
+    if address != "host-gateway" and not _is_address(address):
+        raise InvalidParameter(f'invalid IP address in add-host: "{address}"')
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
 def warnings_of(host_config: Mapping[str, Any]) -> list[str]:
     """One for each thing asked for that is not enforced (yet): never silently."""
     found = []
@@ -207,6 +224,7 @@ def make_record(
     image_id: str,
     volume_path: Callable[[str], str],
     new_volume: Callable[[], str],
+    endpoints: Mapping[str, Any] = MappingProxyType({}),
 ) -> tuple[Record, list[str]]:
     """The record, and warnings. Raises InvalidParameter."""
     config = config_of(body, image_config, container_id)
@@ -221,7 +239,7 @@ def make_record(
         args=arguments(config),
         config=config,
         host_config=host_config,
-        endpoints=_object(_object(body, "NetworkingConfig"), "EndpointsConfig"),
+        endpoints=dict(endpoints),
         mounts=tuple(mounts),
     )
     return record, warnings_of(host_config)

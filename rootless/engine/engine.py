@@ -41,7 +41,8 @@ class Engine:
         self.containers = Containers(settings, self.images, self.volumes, self.events, nursery)
         self.execs = Execs(self.containers, self.events, nursery)
         self.link = Link(settings, nursery, self._hello, self._exited, self._gone, starting)
-        self.networks = Networks(settings, self.link)
+        self.networks = Networks(settings, self.link, self.events)
+        self.networks.find = self.containers.find
         self.containers.link = self.execs.link = self.link
         self.containers.networks = self.networks
         self.nursery = nursery
@@ -68,6 +69,7 @@ class Engine:
 
     async def _hello(self, launcher: Launcher, hello: dict[str, Any]) -> None:
         await self.containers.adopt(launcher, hello)
+        await self.networks.adopt_endpoints(launcher, hello["endpoints"])
         await self.execs.adopt(launcher, hello["execs"])
 
     async def _exited(self, event: messages.Exited) -> None:

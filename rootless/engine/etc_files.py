@@ -5,14 +5,20 @@ They are files of the container's directory, bind-mounted at each start and writ
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import socket
+from collections.abc import Mapping, Sequence
+from ipaddress import ip_address
 from pathlib import Path
 
+from rootless.engine.memberships import Joined
 from rootless.engine.record import Record
+from rootless.settings import Settings
+
+HOST_NAMES = ("host.docker.internal", "host.containers.internal")
 
 
-def hosts(hostname: str, domainname: str, address: str, extra: Sequence[str], gateway: str) -> str:
-    """`extra` are NAME:ADDRESS; the address host-gateway means `gateway`."""
+def hosts(hostname: str, domainname: str, addresses: Sequence[str], extra: Sequence[str], gateway: str) -> str:
+    """`addresses` are its own; `extra` are NAME:ADDRESS; the address host-gateway means `gateway`."""
     lines = [
         "127.0.0.1\tlocalhost",
         "::1\tlocalhost ip6-localhost ip6-loopback",
@@ -25,7 +31,7 @@ def hosts(hostname: str, domainname: str, address: str, extra: Sequence[str], ga
         name, _, value = entry.partition(":")
         lines.append(f"{gateway if value == 'host-gateway' else value}\t{name}")
     names = f"{hostname}.{domainname} {hostname}" if domainname else hostname
-    lines.append(f"{address or '127.0.1.1'}\t{names}")
+    lines += [f"{address}\t{names}" for address in addresses or ("127.0.1.1",)]
     return "\n".join(lines) + "\n"
 
 
@@ -50,24 +56,75 @@ def resolv_conf(
     return "\n".join(lines) + "\n"
 
 
-def write(record: Record, directory: Path, address: str, gateway: str) -> None:
-    """Write the three files in place (a bind mount holds the inode). Raises OSError."""
+def texts(record: Record, joined: Joined, settings: Settings) -> dict[str, str]:
+    """File name -> its text, for a container with networks of its own (or the host's, or none)."""
     config, host = record.config, record.host_config
     if host["NetworkMode"] == "host":
-        texts = {"hosts": _read("/etc/hosts") or hosts(config["Hostname"], "", "", (), "")}
-        texts["resolv.conf"] = _read("/etc/resolv.conf")
-    else:
-        extra = [str(entry) for entry in host.get("ExtraHosts") or ()]
-        texts = {"hosts": hosts(config["Hostname"], config["Domainname"], address, extra, gateway)}
-        asked = (host.get("Dns") or (), host.get("DnsSearch") or (), host.get("DnsOptions") or ())
-        texts["resolv.conf"] = resolv_conf(_read("/etc/resolv.conf"), gateway, *asked)
-    texts["hostname"] = config["Hostname"] + "\n"
-    for name, text in texts.items():
+        return {
+            "hosts": _read("/etc/hosts") or hosts(config["Hostname"], "", (), (), ""),
+            "resolv.conf": _read("/etc/resolv.conf"),
+            "hostname": config["Hostname"] + "\n",
+        }
+    way_out = joined.way_out
+    pool = way_out.network.pool4 if way_out else None
+    gateway = pool.gateway if pool else ""
+    extra = [str(entry) for entry in host.get("ExtraHosts") or ()]
+    if settings.host_loopback and gateway:
+        extra += [f"{name}:{gateway}" for name in HOST_NAMES if not any(e.startswith(f"{name}:") for e in extra)]
+    if any(entry.endswith(":host-gateway") for entry in extra):
+        gateway = host_gateway(settings.host_loopback, gateway)
+    addresses = [address for member in joined.members.values() for address in member.addresses]
+    dns = [str(server) for server in host.get("Dns") or ()]
+    if pool and way_out and way_out.network.has_names and not any(ip_address(server).is_loopback for server in dns):
+        dns = []  # the network's resolver asks them, and knows the names of its containers besides
+    options = [str(option) for option in host.get("DnsOptions") or ()]
+    host_resolv = _read("/etc/resolv.conf")
+    if way_out and way_out.network.has_names and "ndots" not in host_resolv + " ".join(options):
+        # as docker: names of containers are asked for as they are, before the search list is tried with them
+        options = [*(options or _words(host_resolv, "options")), "ndots:0"]
+    return {
+        "hosts": hosts(config["Hostname"], config["Domainname"], addresses, extra, gateway),
+        "resolv.conf": resolv_conf(
+            host_resolv, pool.gateway if pool else "", dns, host.get("DnsSearch") or (), options
+        ),
+        "hostname": config["Hostname"] + "\n",
+    }
+
+
+def host_gateway(loopback: bool, gateway: str) -> str:
+    """The address that --add-host NAME:host-gateway stands for. With the setting host_loopback that is the gateway,
+    which is the host's loopback; else the address by which others know the host: what listens there, or everywhere,
+    is reached. No packet is sent."""
+    if loopback:
+        return gateway
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # RFC 5737: nobody's
+            return str(probe.getsockname()[0])
+        except OSError:
+            return gateway
+
+
+def write(directory: Path, files: Mapping[str, str]) -> None:
+    """Write them in place (a bind mount holds the inode). Raises OSError."""
+    for name, text in files.items():
         fd = os.open(directory / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
         try:
             os.write(fd, text.encode())
         finally:
             os.close(fd)
+
+
+def rewrite(directory: Path, before: Mapping[str, str], after: Mapping[str, str]) -> None:
+    """Of a running container, whose networks have changed: a file that it has changed itself stays."""
+    for name, text in after.items():
+        if text != before.get(name) and _read(str(directory / name)) == before.get(name):
+            write(directory, {name: text})
+
+
+def _words(text: str, name: str) -> list[str]:
+    """Of the lines of a resolv.conf that begin with `name`."""
+    return [word for line in text.splitlines() if line.split()[:1] == [name] for word in line.split()[1:]]
 
 
 def _read(path: str) -> str:

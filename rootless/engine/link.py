@@ -104,3 +104,9 @@ class Link:
         if network_id not in self._networks:
             await self.request(messages.StartNetwork(network_id, config))
             self._networks.add(network_id)
+
+    async def network_stopped(self, network_id: str) -> None:
+        if network_id in self._networks:
+            self._networks.discard(network_id)
+            if self.launcher is not None:
+                await self.request(messages.StopNetwork(network_id))

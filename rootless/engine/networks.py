@@ -1,199 +1,367 @@
-"""Networks as the engine knows them: addresses, published ports, the API's shapes. Packets are slirp's.
+"""Networks in use: containers join and leave them, running or about to; names and ports follow. Packets are slirp's.
 
-One network for now, docker's default `bridge`, and the two names that are none: `host` and `none`."""
+What is on disk is in `network_store`, who has which address in `memberships`; this tells the launcher."""
 
 from __future__ import annotations
 
-import hashlib
-import ipaddress
 import os
-import socket
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import trio
+
+from rootless.engine import published
+from rootless.engine.container import Container
+from rootless.engine.events import Events
 from rootless.engine.link import Link
+from rootless.engine.memberships import Joined, Member, Memberships, choose_primary, row_of, shown_of, unjoined
+from rootless.engine.network_store import NetworkStore
+from rootless.engine.published import BoundPort, close_ports
+from rootless.engine.record import Record
 from rootless.launcher import messages
-from rootless.model import clock, ports
-from rootless.model.errors import Conflict, InvalidParameter, NotFound, RootlessError, Unavailable
-from rootless.model.ports import Publication
+from rootless.launcher.client import Launcher
+from rootless.model.endpoints import CONTAINER, endpoints_of, mode_of, settings_of
+from rootless.model.errors import Conflict, Forbidden, InvalidParameter, NotFound, RootlessError
+from rootless.model.networks import BINDING_OPTION, HOST, ICC_OPTION, NONE, Network
 from rootless.runtime.spec import GuestNetwork
 from rootless.settings import Settings
 
-PREDEFINED = ("bridge", "host", "none")
 TUN_DEVICE = "/dev/net/tun"
 
 
-@dataclass(frozen=True)
-class BoundPort:
-    """A published port whose socket on the host listens already."""
-
-    publication: Publication
-    socket: socket.socket
-
-    @property
-    def row(self) -> tuple[int, str, str, int]:
-        wanted = self.publication
-        return wanted.container_port, wanted.protocol, wanted.host_ip, wanted.host_port
-
-
 class Networks:
-    """Addresses are free again when `release` is called; `adopt` takes those of containers that run already."""
+    """`find(text)` gives a container (set by the engine: the two know each other)."""
 
-    def __init__(self, settings: Settings, link: Link) -> None:
-        self._link = link
-        subnet = ipaddress.IPv4Network(settings.bridge_subnet)
-        self.gateway = str(next(subnet.hosts()))
-        self.mtu = settings.mtu
-        self._subnet = subnet
-        self._used: dict[str, str] = {}  # address -> container id
-        self._last = 1
+    def __init__(self, settings: Settings, link: Link, events: Events) -> None:
+        self._settings, self._link, self._events = settings, link, events
+        self.store = NetworkStore(settings)
+        self.memberships = Memberships(settings.mtu, self._id_of)
+        self.find: Callable[[str], Container]
+        self._names_lock = trio.Lock()
 
-    # ------------------------------------------------------------------------------------------------ addresses
-    def attach(self, container_id: str, host_config: Mapping[str, Any]) -> tuple[list[GuestNetwork], dict[str, Any]]:
-        """(devices to make, the API's endpoints) for a container about to start. Raises NotFound, RootlessError."""
-        mode = host_config["NetworkMode"]
-        if mode in ("none", "host"):
-            return [], {mode: _endpoint(mode, container_id, "", "", "", 0)}
-        if mode != "bridge":
-            raise NotFound(f"network {mode} not found")
-        problem = device_problem()
-        if problem:
-            return [], {}
-        address = self._next_address(container_id)
-        mac = "02:42:" + ":".join(f"{byte:02x}" for byte in ipaddress.IPv4Address(address).packed)
-        guest = GuestNetwork(
-            "bridge",
-            container_id,
-            "eth0",
-            mac,
-            self.mtu,
-            f"{address}/{self._subnet.prefixlen}",
-            self.gateway,
-        )
-        shown = _endpoint("bridge", container_id, address, mac, self.gateway, self._subnet.prefixlen)
-        return [guest], {"bridge": shown}
-
-    def _next_address(self, container_id: str) -> str:
-        size = self._subnet.num_addresses
-        for step in range(1, size):
-            offset = (self._last + step) % size
-            if offset < 2 or offset == size - 1:  # network, gateway, broadcast
-                continue
-            address = str(self._subnet[offset])
-            if address not in self._used:
-                self._used[address] = container_id
-                self._last = offset
-                return address
-        raise RootlessError(f"no free address is left in {self._subnet}; set bridge_subnet to a larger one")
-
-    def adopt(self, container_id: str, endpoints: Mapping[str, Mapping[str, Any]]) -> None:
-        for endpoint in endpoints.values():
-            if endpoint.get("IPAddress"):
-                self._used[endpoint["IPAddress"]] = container_id
-
-    def release(self, container_id: str) -> None:
-        self._used = {address: owner for address, owner in self._used.items() if owner != container_id}
-
-    # ------------------------------------------------------------------------------------------------ ports
-    def bind(self, publications: Iterable[Publication]) -> list[BoundPort]:
-        """Listen on the host for each. Raises Conflict, InvalidParameter and leaves none bound."""
-        bound: list[BoundPort] = []
+    def _id_of(self, text: str) -> str:
         try:
-            for wanted in publications:
-                bound.append(_bind(wanted))
-        except BaseException:
-            close_ports(bound)
-            raise
-        return bound
+            return self.find(text).id
+        except RootlessError:
+            return ""
 
-    async def publish(self, container_id: str, bound: Sequence[BoundPort]) -> None:
+    # ------------------------------------------------------------------------------------------------ made, removed
+    def remove(self, network: Network) -> None:
+        """Raises Forbidden where it is in use or predefined."""
+        members = self.memberships.of_network(network.name)
+        if members and network.has_names:
+            shown = ", ".join(f'name:"{self.find(id_).name}" id:"{member.endpoint_id[:12]}"' for id_, member in members)
+            raise Forbidden(
+                f"error while removing network: network {network.name} has active endpoints ({shown}): disconnect or "
+                "stop them first"
+            )
+        self.store.remove(network)
+        self.memberships.forget(network)
+        self._events.emit("network", "destroy", network.id, {"name": network.name, "type": network.driver})
+
+    async def stop(self, network: Network) -> None:
+        """The process of a network that was removed."""
+        await self._link.network_stopped(network.id)
+
+    def shape(self, network: Network) -> dict[str, Any]:
+        members = self.memberships.of_network(network.name)
+        return network.shape({id_: row_of(self.find(id_).name, member) for id_, member in members})
+
+    # ------------------------------------------------------------------------------------------------ at create
+    def endpoints(self, body: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+        """Network name -> settings, for a container about to be made. Raises InvalidParameter, NotFound."""
+        found = endpoints_of(body, self.store.find)
+        host_config = body.get("HostConfig") or {}
+        mode = mode_of(host_config)
+        if mode.startswith(CONTAINER):
+            self.find(mode.removeprefix(CONTAINER))
+        for text in host_config.get("Links") or ():
+            self.find(str(text).partition(":")[0])
+        return found
+
+    # ------------------------------------------------------------------------------------------------ at start
+    def attach(self, record: Record) -> Joined:
+        """Addresses for a container about to start. Raises NotFound, Forbidden, Conflict, InvalidParameter, and it has
+        none then."""
+        host = record.host_config
+        resolvers = tuple(str(text) for text in host.get("Dns") or ())
+        joined = Joined(record.id, links=[str(text) for text in host.get("Links") or ()], resolvers=resolvers)
+        mode = mode_of(host)
+        if mode.startswith(CONTAINER) or (mode not in (HOST, NONE) and device_problem()):
+            return joined
+        self._check_links(joined, record.name)
+        try:
+            for name, settings in (record.endpoints or {mode: {}}).items():
+                self._join(joined, self.store.find(name), settings, record)
+        except BaseException:
+            self.memberships.release(record.id)
+            raise
+        joined.primary = choose_primary(joined.members.values(), self.store.find(mode).name)
+        return joined
+
+    def _join(self, joined: Joined, network: Network, settings: Mapping[str, Any], record: Record) -> Member:
+        member = self.memberships.join(joined, network, settings, record.name, record.config["Hostname"])
+        attributes = {"container": record.id, "name": network.name, "type": network.driver}
+        self._events.emit("network", "connect", network.id, attributes)
+        return member
+
+    def _check_links(self, joined: Joined, name: str) -> None:
+        for text in joined.links:
+            target, _, alias = text.partition(":")
+            if self._id_of(target) not in self.memberships.by_container:
+                raise Conflict(f"Cannot link to a non running container: /{target} AS /{name}/{alias or target}")
+
+    def guests(self, joined: Joined) -> list[GuestNetwork]:
+        """The devices to make."""
+        return [self.memberships.guest(joined, member) for member in joined.members.values() if member.network.pool4]
+
+    async def ready(self, joined: Joined) -> None:
+        """Start the processes of its networks that do not run."""
+        for member in joined.members.values():
+            if member.network.pool4 is not None:
+                await self._link.network_started(member.network.id, self._config(member.network))
+
+    def _config(self, network: Network) -> dict[str, object]:
+        # the fields of slirp.NetworkConfig; importing slirp would cost the engine's start 100 ms
+        assert network.pool4 is not None
+        pool6 = {"subnet6": network.pool6.subnet, "gateway6": network.pool6.gateway} if network.pool6 else {}
+        return {
+            "name": network.name,
+            "subnet4": network.pool4.subnet,
+            "gateway4": network.pool4.gateway,
+            "mtu": network.mtu or self._settings.mtu,
+            "host_loopback": self._settings.host_loopback,
+            "internal": network.internal,
+            "guests_meet": network.options.get(ICC_OPTION, "true").lower() in ("true", "1"),
+            **pool6,
+        }
+
+    def bind(self, record: Record, joined: Joined) -> list[BoundPort]:
+        """Listen on the host for what it publishes; nothing where it has no way out. Raises Conflict …"""
+        member = joined.way_out
+        if member is None or member.network.internal or member.network.pool4 is None:
+            return []
+        wanted = published.publications_of(record.host_config, record.config.get("ExposedPorts") or {})
+        return published.bind(wanted, member.network.options.get(BINDING_OPTION, ""))
+
+    async def publish(self, joined: Joined, bound: Sequence[BoundPort]) -> None:
         """Give the sockets to the network. Raises LaunchFailure."""
-        for index, port in enumerate(bound):
+        member = joined.way_out
+        for index, port in enumerate(bound if member else ()):
+            assert member is not None
+            key = f"{member.endpoint_id}/port/{index}"
             wanted = port.publication
-            key = f"{container_id}/{index}"
             command: dict[str, object] = {
                 "type": "Publish",
                 "publish_id": key,
-                "endpoint_id": container_id,
+                "endpoint_id": member.endpoint_id,
                 "guest_port": wanted.container_port,
                 "protocol": wanted.protocol,
                 "host_ip": wanted.host_ip,
                 "host_port": wanted.host_port,
             }
-            message = messages.NetworkCommand("bridge", command, key=key)
+            message = messages.NetworkCommand(member.network.id, command, key=key)
             await self._link.request(message, [port.socket.fileno()])
         close_ports(bound)
 
-    async def unpublish(self, container_id: str, count: int) -> None:
-        for index in range(count):
-            key = f"{container_id}/{index}"
+    # ------------------------------------------------------------------------------------------------ while it runs
+    async def connect(self, container: Container, network: Network, asked: Mapping[str, Any]) -> None:
+        """Join a network; a running container gets a device. The caller holds the container's lock and writes down
+        what has changed of record and state. Raises RootlessError, and nothing has changed then."""
+        mode = mode_of(container.record.host_config)
+        if mode == HOST or network.name == HOST:
+            raise InvalidParameter(
+                "container cannot be disconnected from host network or connected to host network: that is decided "
+                "when it is made"
+            )
+        if mode.startswith(CONTAINER):
+            raise InvalidParameter("container sharing network namespace with another container cannot be connected")
+        if mode == NONE or network.name == NONE:
+            raise InvalidParameter(
+                "container cannot be connected to multiple networks with one of the networks in private (none) mode"
+            )
+        if network.name in container.record.endpoints:
+            raise Forbidden(f"endpoint with name {container.name} already exists in network {network.name}")
+        settings = settings_of(asked, network)
+        if container.running:
+            await self._connect(container, network, settings)
+        container.record.endpoints[network.name] = settings
+
+    async def _connect(self, container: Container, network: Network, settings: Mapping[str, Any]) -> None:
+        joined = self.memberships.by_container.get(container.id) or Joined(container.id)
+        before = joined.primary
+        member = self._join(joined, network, settings, container.record)
+        way_out = joined.way_out
+        priority = int(way_out.shown.get("GwPriority") or 0) if way_out else 0
+        if (
+            way_out is None
+            or (way_out.network.internal and not network.internal)
+            or (int(settings.get("GwPriority") or 0) > priority and not network.internal)
+        ):
+            joined.primary = network.name
+        try:
+            await self._link.network_started(network.id, self._config(network))
+            guest = self.memberships.guest(joined, member)
+            await self._link.request(messages.ConnectNetwork(container.id, guest))
+        except RootlessError as error:
+            joined.primary = before
+            self.memberships.leave(joined, network)
+            raise RootlessError(f"cannot connect {container.name} to {network.name}: {error.message}") from error
+        if joined.primary != before and way_out is not None:
+            await self._move_ports(container, joined, way_out)
+        self.write_down(container, joined)
+        await self.names_changed(network.name)
+
+    async def disconnect(self, container: Container, network: Network, *, force: bool) -> None:
+        """The other way. Raises RootlessError."""
+        if HOST in (network.name, mode_of(container.record.host_config)):
+            raise InvalidParameter("container cannot be disconnected from host network or connected to host network")
+        if network.name not in container.record.endpoints:
+            raise NotFound(f"container {container.id} is not connected to network {network.name}")
+        joined = self.memberships.by_container.get(container.id)
+        member = joined.members.get(network.name) if joined else None
+        if joined is not None and member is not None and member.network.pool4 is not None:
+            await self._link.request(messages.DisconnectNetwork(container.id, network.id, member.endpoint_id))
+            self.memberships.leave(joined, network)
+            if joined.primary == network.name:
+                joined.primary = choose_primary(joined.members.values())
+                await self._new_way_out(container, joined)
+            self.write_down(container, joined)
+            attributes = {"container": container.id, "name": network.name, "type": network.driver}
+            self._events.emit("network", "disconnect", network.id, attributes)
+            await self.names_changed(network.name)
+        del container.record.endpoints[network.name]
+
+    async def _new_way_out(self, container: Container, joined: Joined) -> None:
+        """The default route and the ports go to the primary network."""
+        member = joined.way_out
+        if member is None:
+            container.state.ports = []
+            return
+        shown = member.shown
+        route = messages.RouteNetwork(container.id, member.interface, shown["Gateway"], shown["IPv6Gateway"])
+        if route.gateway4 or route.gateway6:
+            await self._link.request(route)
+        bound = self.bind(container.record, joined)
+        container.state.ports = [port.row for port in bound]
+        await self.publish(joined, bound)
+
+    async def _move_ports(self, container: Container, joined: Joined, old: Member) -> None:
+        for index in range(len(container.state.ports)):
+            key = f"{old.endpoint_id}/port/{index}"
             command: dict[str, object] = {"type": "Unpublish", "publish_id": key}
+            await self._link.request(messages.NetworkCommand(old.network.id, command, forget_key=key))
+        bound = self.bind(container.record, joined)
+        container.state.ports = [port.row for port in bound]
+        await self.publish(joined, bound)
+
+    def write_down(self, container: Container, joined: Joined) -> None:
+        """What is in force, into the container's state."""
+        state = container.state
+        state.networks = {name: member.shown for name, member in joined.members.items()}
+        state.interfaces = {name: member.interface for name, member in joined.members.items()}
+        state.primary_network = joined.primary
+
+    # ------------------------------------------------------------------------------------------------ names
+    async def names_changed(self, network_name: str = "") -> None:
+        """Tell the containers that see more than their primary network's names what has changed. One that has just
+        ended misses nothing."""
+        async with self._names_lock:
+            for joined in list(self.memberships.by_container.values()):
+                if len(joined.members) > 1 or joined.links or any(m.shown["Links"] for m in joined.members.values()):
+                    await self._tell_names(joined)
+
+    async def renamed(self, container: Container, before: str) -> None:
+        joined = self.memberships.by_container.get(container.id)
+        for member in list(joined.members.values()) if joined else ():
+            names = member.shown["DNSNames"]
+            if joined is not None and names:
+                member.shown["DNSNames"] = [container.name if name == before else name for name in names]
+                await self._tell(joined, member)
+        await self.names_changed()
+
+    async def _tell_names(self, joined: Joined) -> None:
+        member = joined.way_out
+        names = self.memberships.private_names(joined)
+        if member is not None and member.network.pool4 is not None and names != joined.told:
+            joined.told = names
+            await self._tell(joined, member)
+
+    async def _tell(self, joined: Joined, member: Member) -> None:
+        guest = self.memberships.guest(joined, member)
+        command: dict[str, object] = {
+            "type": "Names",
+            "endpoint_id": member.endpoint_id,
+            "names": guest.names,
+            "private_names": guest.private_names,
+            "resolvers": guest.resolvers,
+        }
+        try:
+            message = messages.NetworkCommand(member.network.id, command, key=f"{member.endpoint_id}/names")
+            await self._link.request(message)
+        except RootlessError:
+            return  # it has ended meanwhile
+
+    # ------------------------------------------------------------------------------------------------ the end of a run
+    def release(self, container_id: str) -> None:
+        joined = self.memberships.by_container.get(container_id)
+        self.memberships.release(container_id)
+        for member in joined.members.values() if joined else ():
+            network = member.network
+            attributes = {"container": container_id, "name": network.name, "type": network.driver}
+            self._events.emit("network", "disconnect", network.id, attributes)
+
+    def adopt(self, container: Container) -> None:
+        """A container that runs already."""
+        state, record = container.state, container.record
+        host = record.host_config
+        joined = Joined(record.id, links=[str(text) for text in host.get("Links") or ()])
+        joined.resolvers = tuple(str(text) for text in host.get("Dns") or ())
+        for number, (name, shown) in enumerate(state.networks.items()):
             try:
-                await self._link.request(messages.NetworkCommand("bridge", command, forget_key=key))
-            except RootlessError:
-                continue  # the network has died, and the port with it
+                network = self.store.find(name)
+            except NotFound:
+                continue
+            joined.members[name] = Member(network, state.interfaces.get(name, f"eth{number}"), dict(shown))
+        joined.primary = state.primary_network or next(iter(joined.members), "")
+        self.memberships.adopt(joined)
 
-    async def ready(self) -> None:
-        """Start the network's process if it does not run."""
-        # the fields of slirp.NetworkConfig; importing slirp would cost the engine's start 100 ms
-        config: dict[str, object] = {
-            "name": "bridge",
-            "subnet4": str(self._subnet),
-            "gateway4": self.gateway,
-            "mtu": self.mtu,
-        }
-        await self._link.network_started("bridge", config)
+    async def adopt_endpoints(self, launcher: Launcher, endpoints: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+        """The devices that the launcher has of each container. One made for an engine which died before it wrote that
+        down is taken over where the container's record wants it, else it goes again."""
+        for container_id, rows in endpoints.items():
+            if not self._id_of(container_id):
+                continue
+            container = self.find(container_id)
+            joined = self.memberships.by_container.get(container_id) or Joined(container_id)
+            known = {member.endpoint_id for member in joined.members.values()}
+            for row in rows:
+                network = self.store.by_id.get(row["network_id"])
+                if row["endpoint_id"] in known:
+                    continue
+                if network is None or network.name not in container.record.endpoints or network.name in joined.members:
+                    gone = messages.DisconnectNetwork(container_id, row["network_id"], row["endpoint_id"])
+                    await launcher.request(gone)
+                    continue
+                settings = container.record.endpoints[network.name]
+                joined.members[network.name] = Member(network, row["interface"], shown_of(network, settings, row))
+                joined.primary = network.name if row["gateway4"] or not joined.primary else joined.primary
+                self.memberships.adopt(joined)
+                self.write_down(container, joined)
 
-    # ------------------------------------------------------------------------------------------------ shapes
-    def all(self, containers: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-        """GET /networks; `containers`: id -> {"name", "networks"} of those that run."""
-        return [self._shape(name, containers) for name in PREDEFINED]
-
-    def inspect(self, text: str, containers: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-        """By name or a prefix of the id. Raises NotFound."""
-        for name in PREDEFINED:
-            if text == name or (len(text) >= 4 and network_id(name).startswith(text)):
-                return self._shape(name, containers)
-        raise NotFound(f"network {text} not found")
-
-    def _shape(self, name: str, containers: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-        config = [{"Subnet": str(self._subnet), "Gateway": self.gateway}] if name == "bridge" else []
-        members = {}
-        for container_id, container in containers.items():
-            endpoint = container["networks"].get(name)
-            if endpoint is not None:
-                prefix = f"/{endpoint['IPPrefixLen']}" if endpoint["IPAddress"] else ""
-                members[container_id] = {
-                    "Name": container["name"],
-                    "EndpointID": endpoint["EndpointID"],
-                    "MacAddress": endpoint["MacAddress"],
-                    "IPv4Address": f"{endpoint['IPAddress']}{prefix}",
-                    "IPv6Address": "",
-                }
-        return {
-            "Name": name,
-            "Id": network_id(name),
-            "Created": clock.ZERO,
-            "Scope": "local",
-            "Driver": {"bridge": "bridge", "host": "host", "none": "null"}[name],
-            "EnableIPv4": True,
-            "EnableIPv6": False,
-            "IPAM": {"Driver": "default", "Options": None, "Config": config},
-            "Internal": False,
-            "Attachable": False,
-            "Ingress": False,
-            "ConfigFrom": {"Network": ""},
-            "ConfigOnly": False,
-            "Containers": members,
-            "Options": {"com.docker.network.driver.mtu": str(self.mtu)} if name == "bridge" else {},
-            "Labels": {},
-        }
-
-
-def network_id(name: str) -> str:
-    """The same on every machine: there is one of each."""
-    return hashlib.sha256(f"rootless network {name}".encode()).hexdigest()
+    def shown(self, container: Container) -> dict[str, Any]:
+        """NetworkSettings.Networks."""
+        if container.running:
+            return container.state.networks
+        found = {}
+        mode = mode_of(container.record.host_config)
+        default: dict[str, Any] = {} if mode.startswith(CONTAINER) else {mode: {}}
+        for name, settings in (container.record.endpoints or default).items():
+            try:
+                found[name] = unjoined(self.store.find(name), settings)
+            except NotFound:
+                continue
+        return found
 
 
 def device_problem() -> str:
@@ -207,84 +375,3 @@ def device_problem() -> str:
             f"{TUN_DEVICE}"
         )
     return ""
-
-
-def publications_of(host_config: Mapping[str, Any], exposed: Iterable[str]) -> list[Publication]:
-    """What a container publishes, with -P's random ports. Raises InvalidParameter."""
-    found = ports.publications(host_config.get("PortBindings"))
-    if host_config.get("PublishAllPorts"):
-        known = {(wanted.container_port, wanted.protocol) for wanted in found}
-        for text in exposed:
-            port = ports.container_port(text)
-            if port not in known:
-                found.append(Publication(*port, "", 0))
-    return found
-
-
-def close_ports(bound: Iterable[BoundPort]) -> None:
-    for port in bound:
-        port.socket.close()
-
-
-def _bind(wanted: Publication) -> BoundPort:
-    if wanted.protocol not in ("tcp", "udp"):
-        raise InvalidParameter(f"publishing {wanted.protocol} ports is not possible, only tcp and udp")
-    host = wanted.host_ip or "0.0.0.0"
-    shown = f"{host}:{wanted.host_port}"
-    kind = socket.SOCK_STREAM if wanted.protocol == "tcp" else socket.SOCK_DGRAM
-    try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        ipaddress.ip_address(host)
-    except ValueError:
-        raise InvalidParameter(f"invalid IP address: {host}") from None
-    made = socket.socket(family, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
-    try:
-        if kind == socket.SOCK_STREAM:
-            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        made.bind((host, wanted.host_port))
-        if kind == socket.SOCK_STREAM:
-            made.listen(1024)
-    except OSError as error:
-        made.close()
-        raise _refused(error, shown, wanted.host_port) from error
-    return BoundPort(Publication(wanted.container_port, wanted.protocol, host, made.getsockname()[1]), made)
-
-
-def _refused(error: OSError, shown: str, port: int) -> RootlessError:
-    import errno
-
-    if error.errno == errno.EADDRINUSE:
-        return Conflict(f"Bind for {shown} failed: port is already allocated")
-    if error.errno == errno.EACCES:
-        return Unavailable(
-            f"Bind for {shown} failed: ports below {_first_free_port()} need root on this machine; take a higher one, "
-            f"or ask the administrator for: sysctl net.ipv4.ip_unprivileged_port_start={port}"
-        )
-    return Unavailable(f"Bind for {shown} failed: {(error.strerror or str(error)).lower()}")
-
-
-def _first_free_port() -> str:
-    try:
-        with open("/proc/sys/net/ipv4/ip_unprivileged_port_start") as file:
-            return file.read().strip()
-    except OSError:
-        return "1024"
-
-
-def _endpoint(name: str, container_id: str, address: str, mac: str, gateway: str, prefix: int) -> dict[str, Any]:
-    return {
-        "IPAMConfig": None,
-        "Links": None,
-        "Aliases": None,
-        "DriverOpts": None,
-        "NetworkID": network_id(name),
-        "EndpointID": container_id,
-        "Gateway": gateway,
-        "IPAddress": address,
-        "IPPrefixLen": prefix,
-        "IPv6Gateway": "",
-        "GlobalIPv6Address": "",
-        "GlobalIPv6PrefixLen": 0,
-        "MacAddress": mac,
-        "DNSNames": None,
-    }

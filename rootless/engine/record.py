@@ -51,7 +51,7 @@ class Record:
 @dataclass
 class State:
     """What changes. `ports` are the publications in force: rows of (container port, protocol, host ip, host port).
-    `networks`: network name -> {"IPAddress", "MacAddress", …} as the API shows an endpoint."""
+    `networks`: network name -> {"IPAddress", "MacAddress", …} as the API shows an endpoint, while it runs."""
 
     status: str = states.CREATED
     pid: int = 0
@@ -62,6 +62,8 @@ class State:
     restarts: int = 0
     ports: list[tuple[int, str, str, int]] = field(default_factory=list)
     networks: dict[str, dict[str, Any]] = field(default_factory=dict)
+    interfaces: dict[str, str] = field(default_factory=dict)  # network name -> "eth0"
+    primary_network: str = ""  # the name of the one with the default route
 
 
 def new_id() -> str:

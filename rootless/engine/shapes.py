@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from rootless.engine.container import Container
-from rootless.engine.networks import network_id
 from rootless.model import clock, states
 from rootless.model.clock import human_duration
 
@@ -23,8 +22,8 @@ def status_text(container: Container, now_ns: int) -> str:
     return {states.CREATED: "Created", states.REMOVING: "Removal In Progress"}.get(state.status, "Dead")
 
 
-def summary(container: Container, now_ns: int) -> dict[str, Any]:
-    """A row of GET /containers/json."""
+def summary(container: Container, now_ns: int, networks: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of GET /containers/json. `networks`: name -> EndpointSettings."""
     record = container.record
     image = record.image
     if re.fullmatch(r"[0-9a-f]{12,64}", image.removeprefix("sha256:")):
@@ -41,7 +40,7 @@ def summary(container: Container, now_ns: int) -> dict[str, Any]:
         "State": container.state.status,
         "Status": status_text(container, now_ns),
         "HostConfig": {"NetworkMode": record.host_config["NetworkMode"]},
-        "NetworkSettings": {"Networks": _networks(container)},
+        "NetworkSettings": {"Networks": networks},
         "Mounts": [_mount(mount) for mount in record.mounts],
     }
 
@@ -51,7 +50,9 @@ def command_line(args: Sequence[str]) -> str:
     return " ".join(f"'{word}'" if " " in word else word for word in args)
 
 
-def inspect(container: Container, directory: Path, driver: str, now_ns: int, execs: Sequence[str]) -> dict[str, Any]:
+def inspect(
+    container: Container, directory: Path, driver: str, networks: Mapping[str, Any], execs: Sequence[str]
+) -> dict[str, Any]:
     """GET /containers/{id}/json."""
     record, state = container.record, container.state
     running = state.status == states.RUNNING
@@ -90,36 +91,11 @@ def inspect(container: Container, directory: Path, driver: str, now_ns: int, exe
         "GraphDriver": {"Name": driver, "Data": {"UpperDir": str(directory / "upper")}},
         "Mounts": [_mount(mount) for mount in record.mounts],
         "Config": record.config,
-        "NetworkSettings": _network_settings(container),
+        "NetworkSettings": _network_settings(container, networks),
     }
 
 
-def _networks(container: Container) -> dict[str, Any]:
-    if container.state.networks:
-        return container.state.networks
-    mode = container.record.host_config["NetworkMode"]
-    return {
-        mode: {
-            "IPAMConfig": None,
-            "Links": None,
-            "Aliases": None,
-            "DriverOpts": None,
-            "NetworkID": network_id(mode),
-            "EndpointID": "",
-            "Gateway": "",
-            "IPAddress": "",
-            "IPPrefixLen": 0,
-            "IPv6Gateway": "",
-            "GlobalIPv6Address": "",
-            "GlobalIPv6PrefixLen": 0,
-            "MacAddress": "",
-            "DNSNames": None,
-        }
-    }
-
-
-def _network_settings(container: Container) -> dict[str, Any]:
-    networks = _networks(container)
+def _network_settings(container: Container, networks: Mapping[str, Any]) -> dict[str, Any]:
     first: Mapping[str, Any] = networks.get("bridge") or {}
     return {
         "Bridge": "",
@@ -133,11 +109,11 @@ def _network_settings(container: Container) -> dict[str, Any]:
         "SecondaryIPv6Addresses": None,
         "EndpointID": first.get("EndpointID", ""),
         "Gateway": first.get("Gateway", ""),
-        "GlobalIPv6Address": "",
-        "GlobalIPv6PrefixLen": 0,
+        "GlobalIPv6Address": first.get("GlobalIPv6Address", ""),
+        "GlobalIPv6PrefixLen": first.get("GlobalIPv6PrefixLen", 0),
         "IPAddress": first.get("IPAddress", ""),
         "IPPrefixLen": first.get("IPPrefixLen", 0),
-        "IPv6Gateway": "",
+        "IPv6Gateway": first.get("IPv6Gateway", ""),
         "MacAddress": first.get("MacAddress", ""),
         "Networks": networks,
     }

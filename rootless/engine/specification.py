@@ -1,4 +1,5 @@
-"""A container's record -> what the launcher is asked to run. Pure."""
+"""A container's record -> what the launcher is asked to run. Pure but for the host name that --network container:…
+shares."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ from typing import Any
 
 from rootless.engine.record import Record
 from rootless.engine.volume_specs import runtime_options
+from rootless.model.endpoints import CONTAINER
 from rootless.model.errors import InvalidParameter
 from rootless.runtime import capabilities
 from rootless.runtime.spec import DEFAULT_PATH, ContainerSpec, GuestNetwork, MountSpec, ProcessSpec, RootSpec
@@ -16,13 +18,18 @@ from rootless.runtime.spec import DEFAULT_PATH, ContainerSpec, GuestNetwork, Mou
 ETC_FILES = ("hosts", "hostname", "resolv.conf")
 
 
-def container_spec(record: Record, lower: str, directory: Path, networks: Sequence[GuestNetwork]) -> ContainerSpec:
-    """`lower` is where the image is mounted; `directory` the container's own on disk."""
+def container_spec(
+    record: Record, lower: str, directory: Path, networks: Sequence[GuestNetwork], etc_directory: Path | None = None
+) -> ContainerSpec:
+    """`lower` is where the image is mounted; `directory` the container's own on disk; `etc_directory` has its
+    /etc/hosts and the like: another container's where it shares that one's network."""
+    etc_directory = etc_directory or directory
     config, host = record.config, record.host_config
-    host_network = host["NetworkMode"] == "host"
+    mode = host["NetworkMode"]
+    shared = mode.startswith(CONTAINER)
     targets = {mount["Destination"] for mount in record.mounts}
     etc = [
-        MountSpec("bind", f"/etc/{name}", str(directory / name), ("rprivate",))
+        MountSpec("bind", f"/etc/{name}", str(etc_directory / name), ("rprivate",))
         for name in ETC_FILES
         if f"/etc/{name}" not in targets
     ]
@@ -32,12 +39,12 @@ def container_spec(record: Record, lower: str, directory: Path, networks: Sequen
     ]
     return ContainerSpec(
         container_id=record.id,
-        hostname=config["Hostname"],
+        hostname=(etc_directory / "hostname").read_text().strip() if shared else config["Hostname"],
         domainname=config["Domainname"],
         root=RootSpec(lower, str(directory / "upper"), str(directory / "work"), bool(host["ReadonlyRootfs"])),
         process=process_spec(record),
         mounts=(*etc, *volumes),
-        network="host" if host_network else "private",
+        network=f"{CONTAINER}{etc_directory.name}" if shared else "host" if mode == "host" else "private",
         guest_networks=tuple(networks),
         pid="host" if host["PidMode"] == "host" else "private",
         ipc="host" if host["IpcMode"] == "host" else "private",

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 from types import TracebackType
 from typing import Any
 
 from rootless.engine.container import Container
 from rootless.engine.link import Link
-from rootless.engine.networks import BoundPort, Networks, close_ports
+from rootless.engine.memberships import Joined
+from rootless.engine.networks import Networks
+from rootless.engine.published import BoundPort, close_ports
 from rootless.images.image import ImageSource
 from rootless.launcher import messages
 from rootless.launcher.client import LaunchFailure
 from rootless.model.errors import InvalidParameter, StartError
-from rootless.model.ports import Publication
 from rootless.runtime.spec import ContainerSpec, GuestNetwork
 
 
@@ -46,16 +46,15 @@ class Start:
         except LaunchFailure as failure:
             raise StartError(f"cannot mount the image: {failure}") from failure
 
-    async def network(self) -> tuple[list[GuestNetwork], dict[str, Any]]:
-        """Devices and endpoints; the network's process runs."""
-        guests, endpoints = self._networks.attach(self._container.id, self._container.record.host_config)
-        if guests:
-            await self._networks.ready()
-        return guests, endpoints
+    async def network(self) -> tuple[Joined, list[GuestNetwork]]:
+        """Where it is on which network, and the devices to make; the networks' processes run."""
+        joined = self._networks.attach(self._container.record)
+        await self._networks.ready(joined)
+        return joined, self._networks.guests(joined)
 
-    def bind(self, wanted: Iterable[Publication]) -> list[BoundPort]:
+    def bind(self, joined: Joined) -> list[BoundPort]:
         """Raises Conflict in docker's words."""
-        self._bound = self._networks.bind(wanted)
+        self._bound = self._networks.bind(self._container.record, joined)
         return self._bound
 
     def check_sources(self) -> None:

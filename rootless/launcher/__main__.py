@@ -54,7 +54,8 @@ def main() -> int:
         last_capability=int(Path("/proc/sys/kernel/cap_last_cap").read_text()),
         id_count=idmap.count,
         open_tap=_open_tap,
-        loopback_up=slirp.loopback_up,
+        loopback_up=lambda: _prepare_network(idmap.count),
+        set_default_routes=slirp.set_default_routes,
     )
     roots = settings.state_root, settings.data_root
     launcher = Launcher(listener, context, idmap, mounts, roots, __version__)
@@ -131,8 +132,28 @@ def _listen(path: Path) -> socket.socket:
     return listener
 
 
+def _prepare_network(id_count: int) -> None:
+    """In a new network namespace: loopback, and low ports and pings for everybody, as docker has it."""
+    slirp.loopback_up()
+    _sysctl("ipv4/ip_unprivileged_port_start", "0")
+    _sysctl("ipv4/ping_group_range", f"0 {id_count - 1}")
+
+
+def _sysctl(name: str, text: str) -> None:
+    """Of the network namespace we are in. A kernel that does not have it is tolerated."""
+    try:
+        with open(f"/proc/sys/net/{name}", "w") as file:
+            file.write(text)
+    except OSError:
+        return
+
+
 def _open_tap(network: GuestNetwork) -> int:
     fd = slirp.open_tap(network.interface)
+    if network.address6:  # a router's advertisement would make every network the way out
+        _sysctl(f"ipv6/conf/{network.interface}/accept_ra", "0")
+    else:
+        _sysctl(f"ipv6/conf/{network.interface}/disable_ipv6", "1")
     slirp.configure_guest(
         network.interface,
         network.mac,

@@ -23,7 +23,7 @@ import termios
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from rootless.launcher import wire
+from rootless.launcher import messages, wire
 from rootless.runtime import accounts, perform, process
 from rootless.runtime.plan import plan
 from rootless.runtime.spec import ContainerSpec, GuestNetwork, ProcessSpec
@@ -45,6 +45,7 @@ class ChildContext:
     last_capability: int
     id_count: int
     open_tap: Callable[[GuestNetwork], int]
+    set_default_routes: Callable[[str, str, str], None]
     loopback_up: Callable[[], None]
 
 
@@ -102,6 +103,49 @@ def execution(
         _become_and_execute(channel, stdio, container_process, context, console=False)
     except BaseException as error:
         _fail(channel, error)
+
+
+def joining(
+    channel: socket.socket,
+    pidfd: int,
+    namespaces: int,
+    spec: ContainerSpec,
+    stdio: tuple[int, int, int],
+    context: ChildContext,
+) -> None:
+    """Become the first process of a container that shares another's network, and its user namespace, without which it
+    would have no power over the network. Does not return."""
+    try:
+        _prepare(context.syscalls)
+        context.syscalls.setns(pidfd, n.CLONE_NEWUSER | n.CLONE_NEWNET)
+        os.close(pidfd)
+        pid = clone(namespaces | _CLONE_PARENT)
+        if pid:
+            _send(channel, {"type": "pid", "pid": pid})
+            os._exit(0)
+    except BaseException as error:
+        _fail(channel, error)
+    container(channel, spec, stdio, context)
+
+
+def in_network_of(
+    pidfd: int,
+    request: messages.ConnectNetwork | messages.RouteNetwork,
+    channel: socket.socket,
+    context: ChildContext,
+) -> None:
+    """In a child of the launcher: a device more, or other routes, in a running container's network namespace.
+    Sends {} with the device, or {"errno", "message"}."""
+    try:
+        context.syscalls.setns(pidfd, n.CLONE_NEWNET)
+        if isinstance(request, messages.ConnectNetwork):
+            _send(channel, {"type": "made"}, [context.open_tap(request.network)])
+        else:
+            context.set_default_routes(request.interface, request.gateway4, request.gateway6)
+            _send(channel, {"type": "made"})
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        _send(channel, {"type": "failed", "errno": error.errno or 5, "message": f"{error.strerror}{where}"})
 
 
 _CLONE_PARENT = 0x00008000

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from rootless.runtime.spec import ContainerSpec, ProcessSpec
+from rootless.runtime.spec import ContainerSpec, GuestNetwork, ProcessSpec
 
 INLINE_BYTES = 60_000
 PROTOCOL_VERSION = 1
@@ -24,7 +24,8 @@ PROTOCOL_VERSION = 1
 class Hello:
     """-> Reply(result={pid, version, protocol, uid_map: [[inside, outside, count]…], gid_map, single_id: bool,
     mounts_dir, containers: {container_id: pid}, execs: {exec_id: pid}, exits: [Exited as dict…],
-    images: {key: path}, networks: [network_id…]}). Marks this connection as the engine: events go here from now on."""
+    images: {key: path}, networks: [network_id…], endpoints: {container_id: [GuestNetwork as dict…]}}).
+    Marks this connection as the engine: events go here from now on."""
 
     engine_version: str
 
@@ -120,13 +121,41 @@ class StartNetwork:
 @dataclass(frozen=True)
 class NetworkCommand:
     """Pass `command` (a dict of slirp.control) with this message's descriptors to the network process; the launcher
-    keeps both under `key` and repeats them to a restarted process, until a command comes with `forget_key` = that key.
+    keeps both under `key` and repeats them to a restarted process, until a command comes with `forget_key` = that key,
+    which also forgets what is kept under keys that begin with it and a slash.
     -> Reply({...what the network answered}) or Failure."""
 
     network_id: str
     command: dict[str, object]
     key: str = ""
     forget_key: str = ""
+
+
+@dataclass(frozen=True)
+class ConnectNetwork:
+    """Give a running container one more device. -> Reply({}) or Failure, and nothing has changed then."""
+
+    container_id: str
+    network: GuestNetwork
+
+
+@dataclass(frozen=True)
+class DisconnectNetwork:
+    """Take an endpoint's device away, with all that is kept for it. -> Reply({}), also where there is none."""
+
+    container_id: str
+    network_id: str
+    endpoint_id: str
+
+
+@dataclass(frozen=True)
+class RouteNetwork:
+    """Make a container's default routes go through this device. -> Reply({}) or Failure."""
+
+    container_id: str
+    interface: str
+    gateway4: str
+    gateway6: str = ""
 
 
 @dataclass(frozen=True)
@@ -154,6 +183,9 @@ Request = (
     | RemoveTree
     | StartNetwork
     | NetworkCommand
+    | ConnectNetwork
+    | DisconnectNetwork
+    | RouteNetwork
     | StopNetwork
     | Shutdown
 )

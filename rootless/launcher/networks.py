@@ -21,6 +21,7 @@ from rootless.launcher.processes import LaunchRefused
 from rootless.launcher.revival import Revival
 
 ANSWER_SECONDS = 5.0
+FLOWS_AT_ONCE = 200  # a device's queue takes no more answers than it has room for
 
 
 @dataclass
@@ -34,10 +35,11 @@ class Network:
 
 
 class Networks:
-    """All networks. `run` as for `images`."""
+    """All networks. `run` as for `images`; `connections(endpoint id)` gives the TCP connections that a guest believes
+    in, as slirp's Reset wants them."""
 
-    def __init__(self, run: Run) -> None:
-        self._run = run
+    def __init__(self, run: Run, connections: Callable[[str], list[str]]) -> None:
+        self._run, self._connections = run, connections
         self.by_id: dict[str, Network] = {}
 
     def start(self, request: messages.StartNetwork) -> int:
@@ -55,10 +57,13 @@ class Networks:
         if network is None:
             wire.close_all(descriptors)
             raise LaunchRefused("network", 2, f"network {request.network_id} does not run")
-        if request.forget_key and (forgotten := network.kept.pop(request.forget_key, None)):
-            wire.close_all(forgotten[1])
+        if request.forget_key:
+            self._forget(network, request.forget_key)
         try:
-            answer = self._ask(network, request.command, descriptors)
+            if network.control is None and request.key:  # it is told when it runs again
+                answer: dict[str, Any] = {}
+            else:
+                answer = self._ask(network, request.command, descriptors)
         except LaunchRefused:
             wire.close_all(descriptors)
             raise
@@ -105,6 +110,22 @@ class Networks:
                 self._ask(network, command, descriptors)
             except LaunchRefused:
                 continue  # one endpoint it no longer accepts must not take the others with it
+        for endpoint_id in [key for key, (command, _) in network.kept.items() if command.get("type") == "Attach"]:
+            self._reset_connections(network, endpoint_id)
+
+    def _reset_connections(self, network: Network, endpoint_id: str) -> None:
+        """What a guest had open through the dead process is to end."""
+        flows = self._connections(endpoint_id)
+        for first in range(0, len(flows), FLOWS_AT_ONCE):
+            some = flows[first : first + FLOWS_AT_ONCE]
+            try:
+                self._ask(network, {"type": "Reset", "endpoint_id": endpoint_id, "flows": some}, [])
+            except LaunchRefused:
+                return
+
+    def _forget(self, network: Network, key: str) -> None:
+        for known in [known for known in network.kept if known == key or known.startswith(f"{key}/")]:
+            wire.close_all(network.kept.pop(known)[1])
 
     def _start(self, network: Network) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

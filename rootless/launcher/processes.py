@@ -23,6 +23,7 @@ from rootless.syscalls.kernel import clone
 
 Answer = Callable[[dict[str, object], list[int]], None]
 Refuse = Callable[[str, int, str, int], None]
+JOIN = "container:"
 _STREAMS = ("stdin", "stdout", "stderr")
 
 
@@ -92,6 +93,8 @@ class Processes:
     def start_container(self, spec: ContainerSpec, answer: Answer, refuse: Refuse) -> socket.socket:
         """Begin; returns the report channel to watch (see `readable`). Raises LaunchRefused, OSError."""
         self._must_be_free(spec.container_id)
+        if spec.network.startswith(JOIN):
+            return self._start_joining(spec, answer, refuse)
         namespaces = _namespaces(spec)
         ours, theirs = _channel()
         inner, outer = _open_stdio(spec.process)
@@ -114,6 +117,32 @@ class Processes:
         process.namespaces = namespaces
         self._register(process)
         return self._watch(_Start(process, ours, answer, refuse))
+
+    def _start_joining(self, spec: ContainerSpec, answer: Answer, refuse: Refuse) -> socket.socket:
+        """A container that shares another's network: its first process is made as an exec's is."""
+        other = self.by_id.get(spec.network.removeprefix(JOIN))
+        if other is None or not other.started or other.status is not None:
+            raise LaunchRefused("network", 3, f"cannot join network of a non running container: {spec.network}")
+        namespaces = _namespaces(spec)
+        ours, theirs = _channel()
+        inner, outer = _open_stdio(spec.process)
+        try:
+            pid = os.fork()
+            if pid == 0:
+                ours.close()
+                child.joining(theirs, other.pidfd, namespaces, spec, inner, self._context)
+            ours.send(b"go")
+        except BaseException:
+            wire.close_all([*outer.values()])
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+            _close_inner(inner)
+        process = Process(spec.container_id, "container", spec.container_id, 0, -1, outer)
+        process.namespaces = namespaces | n.CLONE_NEWUSER | n.CLONE_NEWNET  # for those who enter it
+        self.by_id[process.process_id] = process
+        return self._watch(_Start(process, ours, answer, refuse, helper_pid=pid))
 
     def start_exec(self, request: messages.StartExec, answer: Answer, refuse: Refuse) -> socket.socket:
         """As start_container, for a further process of a running container."""
@@ -276,7 +305,8 @@ class Processes:
 
 
 def _namespaces(spec: ContainerSpec) -> int:
-    flags = n.CLONE_NEWUSER | n.CLONE_NEWNS | n.CLONE_NEWCGROUP
+    flags = n.CLONE_NEWNS | n.CLONE_NEWCGROUP
+    flags |= 0 if spec.network.startswith(JOIN) else n.CLONE_NEWUSER
     flags |= n.CLONE_NEWPID if spec.pid == "private" else 0
     flags |= n.CLONE_NEWIPC if spec.ipc == "private" else 0
     flags |= n.CLONE_NEWUTS if spec.uts == "private" else 0

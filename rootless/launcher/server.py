@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from rootless.launcher import messages, wire
+from rootless.launcher import child, messages, wire
 from rootless.launcher.child import ChildContext
 from rootless.launcher.idmap import IdMap
 from rootless.launcher.images import Images
@@ -28,6 +28,7 @@ from rootless.launcher.processes import LaunchRefused, Process, Processes
 from rootless.runtime.spec import GuestNetwork
 from rootless.syscalls import numbers as n
 
+_NO_CONNECTION = ("02", "06", "07", "0A")  # SYN_SENT, TIME_WAIT, CLOSE, LISTEN: include/net/tcp_states.h
 MAX_QUEUED = 10_000  # replies and events an engine may be behind with before it is cut off
 
 
@@ -66,7 +67,7 @@ class Launcher:
         self._removals: dict[int, tuple[_Connection, int, str]] = {}
         self._processes = Processes(context, idmap, self._exited, self._attach_tap)
         self._images = Images(mounts_directory, idmap.count, context.syscalls, self._run)
-        self._networks = Networks(self._run)
+        self._networks = Networks(self._run, self._connections_of)
         self._leaving = False
 
     # ------------------------------------------------------------------------------------------------ loop
@@ -278,6 +279,8 @@ class Launcher:
         match request:
             case messages.StartContainer() | messages.StartExec():
                 self._start(connection, request_id, request)
+            case messages.ConnectNetwork() | messages.RouteNetwork():
+                self._inside(connection, request_id, request)
             case messages.RemoveTree():
                 self._remove(connection, request_id, request.path)
             case messages.Stdio():
@@ -310,6 +313,8 @@ class Launcher:
                 return {"pid": self._networks.start(request)}
             case messages.StopNetwork():
                 self._networks.stop(request.network_id)
+            case messages.DisconnectNetwork():
+                self._disconnect(request)
         return {}
 
     def _hello(self) -> dict[str, object]:
@@ -328,6 +333,11 @@ class Launcher:
             "exits": [dataclasses.asdict(_exited(p)) for p in known if p.status is not None and p.started],
             "images": {key: str(image.path) for key, image in self._images.by_key.items()},
             "networks": list(self._networks.by_id),
+            "endpoints": {
+                p.process_id: [dataclasses.asdict(network) for network in p.networks]
+                for p in known
+                if p.status is None and p.networks
+            },
         }
 
     def _start(
@@ -361,20 +371,69 @@ class Launcher:
         pid = self._run("rl-remove", (), lambda: _remove_tree(wanted))
         self._removals[pid] = connection, request_id, path
 
+    # ------------------------------------------------------------------------------------------------ live networks
+    def _inside(
+        self,
+        connection: _Connection,
+        request_id: int,
+        request: messages.ConnectNetwork | messages.RouteNetwork,
+    ) -> None:
+        """Work in a running container's network namespace: a child's, as a process cannot leave one again."""
+        process = self._processes.find(request.container_id)
+        if process.status is not None or not process.started:
+            raise LaunchRefused("network", 3, f"container {request.container_id} is not running")
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.setblocking(False)
+        self._run(
+            "rl-connect",
+            [process.pidfd, theirs.fileno()],
+            lambda: child.in_network_of(process.pidfd, request, theirs, self._context),
+        )
+        theirs.close()
+        fd = ours.fileno()
+
+        def readable() -> None:
+            received = wire.receive(ours)
+            self._unwatch(fd)
+            ours.close()
+            value, descriptors = received or ({"message": "the helper was killed", "errno": 0}, [])
+            if "message" in value or process.status is not None:
+                wire.close_all(descriptors)
+                message = str(value.get("message", "the container has ended"))
+                self._refuse(connection, request_id, "network", int(value.get("errno") or 3), message)
+                return
+            if isinstance(request, messages.ConnectNetwork):
+                process.networks = (*process.networks, request.network)
+                self._attach_tap(request.network, descriptors[0])
+            self._reply(connection, request_id, {})
+
+        self._watch(fd, readable)
+
+    def _disconnect(self, request: messages.DisconnectNetwork) -> None:
+        process = self._processes.by_id.get(request.container_id)
+        if process is not None:
+            kept = tuple(network for network in process.networks if network.endpoint_id != request.endpoint_id)
+            process.networks = kept
+        self._detach(request.network_id, request.endpoint_id)
+
+    def _detach(self, network_id: str, endpoint_id: str) -> None:
+        """With the last descriptor of its TAP the device goes."""
+        command: dict[str, object] = {"type": "Detach", "endpoint_id": endpoint_id}
+        try:
+            self._networks.command(messages.NetworkCommand(network_id, command, forget_key=endpoint_id), [])
+        except LaunchRefused as refused:
+            self._log(f"detach {endpoint_id}: {refused.message}")
+
+    def _connections_of(self, endpoint_id: str) -> list[str]:
+        for process in self._processes.running():
+            if any(network.endpoint_id == endpoint_id for network in process.networks):
+                return connections_of(process.pid)
+        return []
+
     # ------------------------------------------------------------------------------------------------ happenings
     def _exited(self, process: Process) -> None:
         for network in process.networks if process.kind == "container" else ():
-            try:
-                self._networks.command(
-                    messages.NetworkCommand(
-                        network.network_id,
-                        {"type": "Detach", "endpoint_id": network.endpoint_id},
-                        forget_key=network.endpoint_id,
-                    ),
-                    [],
-                )
-            except LaunchRefused as refused:
-                self._log(f"detach {network.endpoint_id}: {refused.message}")
+            self._detach(network.network_id, network.endpoint_id)
         self._event(_exited(process))
 
     def _attach_tap(self, network: GuestNetwork, tap: int) -> None:
@@ -384,7 +443,9 @@ class Launcher:
             "mac": network.mac,
             "address4": network.address4,
             "address6": network.address6,
-            "names": [],
+            "names": network.names,
+            "private_names": network.private_names,
+            "resolvers": network.resolvers,
         }
         try:
             self._networks.command(messages.NetworkCommand(network.network_id, command, key=network.endpoint_id), [tap])
@@ -398,6 +459,21 @@ class Launcher:
 
 def _exited(process: Process) -> messages.Exited:
     return messages.Exited(process.process_id, process.kind, process.status or 0, process.finished_at)
+
+
+def connections_of(pid: int) -> list[str]:
+    """ "<local> <remote>" of the TCP connections in the network namespace of a process, of /proc/<pid>/net/tcp{,6}."""
+    found = []
+    for name in ("tcp", "tcp6"):
+        try:
+            lines = Path(f"/proc/{pid}/net/{name}").read_text().splitlines()[1:]
+        except OSError:
+            continue
+        for line in lines:
+            words = line.split()
+            if len(words) > 3 and words[3] not in _NO_CONNECTION:
+                found.append(f"{words[1]} {words[2]}")
+    return found
 
 
 def _remove_tree(path: Path) -> None:

@@ -89,6 +89,8 @@ def request(value: Mapping[str, Any]) -> messages.Request:
         if kind is messages.MountImage:
             for name in ("layers", "exclude"):
                 fields[name] = tuple(fields.get(name, ()))
+        if kind is messages.ConnectNetwork:
+            fields["network"] = guest_network(fields["network"])
         made: messages.Request = kind(**fields)
         return made
     except (KeyError, TypeError) as error:
@@ -106,12 +108,19 @@ def container_spec(value: Mapping[str, Any]) -> spec.ContainerSpec:
                 spec.MountSpec(**{**mount, "options": tuple(mount.get("options", ()))})
                 for mount in value.get("mounts", ())
             ),
-            "guest_networks": tuple(spec.GuestNetwork(**network) for network in value.get("guest_networks", ())),
+            "guest_networks": tuple(guest_network(network) for network in value.get("guest_networks", ())),
             "masked_paths": tuple(value.get("masked_paths", ())),
             "readonly_paths": tuple(value.get("readonly_paths", ())),
             "sysctls": tuple((name, text) for name, text in value.get("sysctls", ())),
         }
     )
+
+
+def guest_network(value: Mapping[str, Any]) -> spec.GuestNetwork:
+    """Raises TypeError."""
+    private = {name: tuple(addresses) for name, addresses in value.get("private_names", {}).items()}
+    lists = {name: tuple(value.get(name, ())) for name in ("names", "resolvers")}
+    return spec.GuestNetwork(**{**value, **lists, "private_names": private})
 
 
 def process_spec(value: Mapping[str, Any]) -> spec.ProcessSpec:

@@ -13,12 +13,14 @@ PROTOCOLS = ("tcp", "udp", "sctp")
 
 @dataclass(frozen=True)
 class Publication:
-    """One port of a container on one of the host; `host_port` 0 asks for a free one, `host_ip` "" means any."""
+    """One port of a container on one of the host; `host_port` 0 asks for a free one, `host_ip` "" means any. With
+    `host_port_end` it is the first free one up to that."""
 
     container_port: int
     protocol: str
     host_ip: str
     host_port: int
+    host_port_end: int = 0
 
 
 def publications(bindings: object) -> list[Publication]:
@@ -33,7 +35,7 @@ def publications(bindings: object) -> list[Publication]:
         for host in hosts or [{}]:
             if not isinstance(host, Mapping):
                 raise InvalidParameter(f"invalid port binding for {key}")
-            found.append(Publication(number, protocol, str(host.get("HostIp") or ""), _host_port(host)))
+            found.append(Publication(number, protocol, str(host.get("HostIp") or ""), *_host_ports(host)))
     return found
 
 
@@ -48,9 +50,13 @@ def container_port(text: str) -> tuple[int, str]:
     return int(number), protocol
 
 
-def _host_port(host: Mapping[str, Any]) -> int:
+def _host_ports(host: Mapping[str, Any]) -> tuple[int, int]:
+    """(8000, 8010) of "8000-8010", (80, 0) of "80"."""
     text = str(host.get("HostPort") or "0")
-    first = text.partition("-")[0]
-    if not first.isdecimal() or int(first) > 65535:
+    first, dash, last = text.partition("-")
+    numbers = [first, last] if dash else [first]
+    if not all(number.isdecimal() and int(number) < 65536 for number in numbers):
         raise InvalidParameter(f"invalid port specification: {text!r}")
-    return int(first)
+    if dash and not 0 < int(first) <= int(last):
+        raise InvalidParameter(f"invalid port specification: {text!r}: the range ends before it begins")
+    return int(first), int(last) if dash else 0

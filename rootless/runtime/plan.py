@@ -98,7 +98,7 @@ def _kernel_file_systems(spec: ContainerSpec, tty_group_mapped: bool) -> Iterato
     }.items():
         yield steps.Symlink(f"/dev/{name}", text)
     writable = 0 if spec.privileged else n.MS_RDONLY
-    if spec.network == "private":  # sysfs shows a network namespace, so it must be ours
+    if spec.network != "host":  # sysfs shows a network namespace, so it must be our user namespace's
         yield steps.Mount("sysfs", "/sys", _SAFE | writable)
         yield steps.Mount("cgroup2", "/sys/fs/cgroup", _SAFE | writable, optional=True)
     else:

@@ -6,7 +6,7 @@ The engine has already decided everything (defaults applied, names resolved, pat
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -35,7 +35,9 @@ class MountSpec:
 
 @dataclass(frozen=True)
 class GuestNetwork:
-    """The TAP a container gets. Addresses with prefix length ("172.17.0.2/16"); `mac` "02:42:ac:11:00:02"."""
+    """The TAP a container gets. Addresses with prefix length ("172.17.0.2/16"); `mac` "02:42:ac:11:00:02". A gateway is
+    given for the one that has the default route. `names` are its names for everybody on the network, `private_names`
+    (name -> addresses) what only it sees, `resolvers` are asked in place of the host's."""
 
     network_id: str
     endpoint_id: str
@@ -46,6 +48,9 @@ class GuestNetwork:
     gateway4: str
     address6: str = ""
     gateway6: str = ""
+    names: tuple[str, ...] = ()
+    private_names: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    resolvers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -68,8 +73,8 @@ class ProcessSpec:
 
 @dataclass(frozen=True)
 class ContainerSpec:
-    """A container about to start. `network` is private (own namespace with `guest_networks`, may be none of them)
-    or host."""
+    """A container about to start. `network` is private (own namespace with `guest_networks`, may be none of them),
+    host, or container:<id>: that container's, whose user namespace it shares as well."""
 
     container_id: str
     hostname: str

@@ -11,7 +11,8 @@ from rootless.runtime.spec import GuestNetwork
 
 @dataclass(frozen=True)
 class Loopback:
-    """Bring `lo` of the new network namespace up."""
+    """Bring `lo` of the new network namespace up, and let everybody inside have low ports and send pings, as docker
+    does: the namespace is the container's alone."""
 
 
 @dataclass(frozen=True)

@@ -39,9 +39,10 @@ with _without_the_package_itself("pyroute2"):
     from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
 _NLMSG_ERROR = 2
-_NLM_F_REQUEST, _NLM_F_ACK, _NLM_F_CREATE, _NLM_F_EXCL = 1, 4, 0x400, 0x200
+_NLM_F_REQUEST, _NLM_F_ACK, _NLM_F_CREATE, _NLM_F_EXCL, _NLM_F_REPLACE = 1, 4, 0x400, 0x200, 0x100
 _RTM_NEWLINK, _RTM_NEWADDR, _RTM_NEWROUTE = 16, 20, 24
 _IFF_UP = 1
+QUEUE_FRAMES = 2000  # that the guest may be ahead of the network process; 500 by default, less than a busy server sends
 _IFA_F_NODAD = 2  # include/uapi/linux/if_addr.h
 
 
@@ -56,13 +57,18 @@ def configure_guest(
     """Give an existing device its MAC, MTU, addresses ("172.17.0.2/16") and default routes, and bring it up.
 
     Raises OSError."""
-    messages = [_link(name, ("IFLA_ADDRESS", mac), ("IFLA_MTU", mtu))]
+    messages = [_link(name, ("IFLA_ADDRESS", mac), ("IFLA_MTU", mtu), ("IFLA_TXQLEN", QUEUE_FRAMES))]
     for address, gateway in ((address4, gateway4), (address6, gateway6)):
         if address:
             messages.append(_address(name, address))
         if gateway:
             messages.append(_default_route(name, gateway))
     _send(messages)
+
+
+def set_default_routes(name: str, gateway4: str, gateway6: str = "") -> None:
+    """Make the default routes go through an existing device; "" leaves that family's. Raises OSError."""
+    _send([_default_route(name, gateway) for gateway in (gateway4, gateway6) if gateway])
 
 
 def _link(name: str, *attributes: tuple[str, object]) -> Any:
@@ -109,8 +115,10 @@ def _send(messages: list[Any]) -> None:
     data = bytearray()
     for number, message in enumerate(messages, 1):
         flags = _NLM_F_REQUEST | _NLM_F_ACK
-        if message["header"]["type"] != _RTM_NEWLINK:
+        if message["header"]["type"] == _RTM_NEWADDR:
             flags |= _NLM_F_CREATE | _NLM_F_EXCL
+        elif message["header"]["type"] == _RTM_NEWROUTE:  # another network may have been the way out before
+            flags |= _NLM_F_CREATE | _NLM_F_REPLACE
         message["header"]["flags"] = flags
         message["header"]["sequence_number"] = number
         message.encode()

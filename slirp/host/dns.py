@@ -1,13 +1,13 @@
-"""DNS queries of guests over UDP: answered for names of the network, else passed to the host's resolvers.
+"""DNS for guests: what the network knows itself is answered at once, the rest is asked of the host's resolvers.
 
-Every query has a socket of its own, so its port is as hard to guess as the host's own queries' (RFC 5452). A resolver
-that does not answer is followed by the next; at the end the guest gets SERVFAIL. TCP queries are ordinary flows to the
-resolver that has answered last (see `router`)."""
+Over UDP every query has a socket of its own, so its port is as hard to guess as the host's own queries' (RFC 5452). A
+resolver that does not answer is followed by the next; at the end the guest gets SERVFAIL. TCP is in `dns_stream`."""
 
 from __future__ import annotations
 
 import socket
 import time
+from collections.abc import Sequence
 
 from slirp.host.endpoint import Endpoint
 from slirp.host.poller import READ, Poller
@@ -20,6 +20,39 @@ PORT = 53
 TRY_SECONDS = 2.5
 TRIES = 4
 MAX_QUERIES = 128  # of one guest
+Target = tuple[socket.AddressFamily, tuple[str, int] | tuple[str, int, int, int]]
+
+
+class Answers:
+    """Who answers which question: `forward` says whether others are asked about names that are not ours."""
+
+    def __init__(self, resolvers: Resolvers, names: Names, forward: bool) -> None:
+        self._resolvers, self._names, self._forward = resolvers, names, forward
+        self._answered_last = ""
+
+    def own(self, endpoint: Endpoint, query: bytes) -> bytes | None:
+        """An answer that needs nobody else."""
+        known = self._names.answer(query, endpoint.endpoint_id)
+        return dns.failure(query) if known is None and not self._forward else known
+
+    def resolver(self, endpoint: Endpoint, attempt: int) -> tuple[str, Target] | None:
+        """Whom to ask at this attempt, from 0: the one that has answered last, then the others; None for nobody."""
+        addresses: Sequence[str] = endpoint.resolvers or self._resolvers.addresses()
+        if self._answered_last in addresses:
+            addresses = (self._answered_last, *(a for a in addresses if a != self._answered_last))
+        if not addresses or attempt >= TRIES:
+            return None
+        address = addresses[attempt % len(addresses)]
+        try:  # numeric; getaddrinfo(3) knows the zone of fe80::1%eth0
+            family, _, _, _, target = socket.getaddrinfo(
+                address, PORT, type=socket.SOCK_DGRAM, flags=socket.AI_NUMERICHOST
+            )[0]
+        except OSError:
+            return self.resolver(endpoint, attempt + 1)
+        return address, (family, target)  # type: ignore[return-value]
+
+    def answered(self, resolver: str) -> None:
+        self._answered_last = resolver
 
 
 class _Query:
@@ -33,20 +66,11 @@ class _Query:
 
 
 class Dns:
-    """Answers come from the address that was asked."""
+    """Over UDP. Answers come from the address that was asked."""
 
-    def __init__(self, poller: Poller, resolvers: Resolvers, names: Names) -> None:
-        self._poller, self._resolvers, self._names = poller, resolvers, names
+    def __init__(self, poller: Poller, answers: Answers) -> None:
+        self._poller, self._answers = poller, answers
         self._queries: dict[tuple[bytes, int, bytes], _Query] = {}
-        self._answered_last = ""
-
-    @property
-    def resolver(self) -> str:
-        """The best one, "" where the host has none."""
-        addresses = self._resolvers.addresses()
-        if self._answered_last in addresses:
-            return self._answered_last
-        return addresses[0] if addresses else ""
 
     @property
     def waiting(self) -> bool:
@@ -57,8 +81,10 @@ class Dns:
         data = bytes(datagram.payload)
         if not dns.is_query(data):
             return
-        known = self._names.answer(data)
+        known = self._answers.own(endpoint, data)
         if known is not None:
+            if len(known) > dns.PLAIN_UDP_BYTES and len(known) > dns.udp_limit(data):
+                known = dns.truncated(known)
             endpoint.send_udp(packet.destination, PORT, packet.source, datagram.source_port, known)
             return
         key = packet.source, datagram.source_port, data[:2]
@@ -70,18 +96,14 @@ class Dns:
 
     def _ask(self, key: tuple[bytes, int, bytes], query: _Query) -> None:
         self._close(query)
-        addresses = self._resolvers.addresses()
-        while addresses and query.tries < TRIES:
-            address = addresses[query.tries % len(addresses)]
+        while (found := self._answers.resolver(query.endpoint, query.tries)) is not None:
             query.tries += 1
+            query.resolver, (family, target) = found
             try:
-                family, kind, _, _, target = socket.getaddrinfo(
-                    address, PORT, type=socket.SOCK_DGRAM, flags=socket.AI_NUMERICHOST
-                )[0]
-                sock = socket.socket(family, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+                sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
             except OSError:
                 continue
-            query.socket, query.resolver = sock, address
+            query.socket = sock
             try:
                 sock.connect(target)
                 sock.send(query.data)
@@ -104,7 +126,7 @@ class Dns:
             self._ask(key, query)
             return
         if len(data) >= dns.HEADER_BYTES and data[:2] == query.data[:2] and data[2] & 0x80:
-            self._answered_last = query.resolver
+            self._answers.answered(query.resolver)
             self._answer(key, query, data)
 
     def _answer(self, key: tuple[bytes, int, bytes], query: _Query, data: bytes) -> None:

@@ -37,6 +37,7 @@ class Endpoint:
         self.address6 = address6
         self.mtu = mtu
         self.names = names
+        self.resolvers: tuple[str, ...] = ()  # asked in place of the host's
         self.buffers = BufferPool()
         self.fragments = Fragments()
         self.flows = 0

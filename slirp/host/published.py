@@ -31,6 +31,7 @@ class PublishedPorts:
     ) -> None:
         self._poller, self._connections, self._datagrams, self._source = poller, connections, datagrams, source
         self._by_id: dict[str, _Published] = {}
+        self._everywhere: set[tuple[str, int, int]] = set()
         self._waiting: list[_Published] = []
 
     def publish(self, publish_id: str, endpoint: Endpoint, guest_port: int, protocol: str, fd: int) -> None:
@@ -42,10 +43,16 @@ class PublishedPorts:
         self.unpublish(publish_id)
         sock.setblocking(False)
         published = self._by_id[publish_id] = _Published(endpoint, guest_port, sock)
+        if (place := _everywhere(sock)) is not None:
+            self._everywhere.add(place)
         if protocol == "udp":
             self._datagrams.publish(endpoint, guest_port, sock)
         else:
             self._poller.add(sock.fileno(), READ, lambda _: self._accept(published))
+
+    def everywhere(self, protocol: str, address_bytes: int, port: int) -> bool:
+        """Whether this port of the host is published on all of its addresses (of 4 bytes or 16)."""
+        return (protocol, address_bytes, port) in self._everywhere
 
     def _accept(self, published: _Published) -> None:
         for _ in range(ACCEPT_BATCH):
@@ -66,6 +73,8 @@ class PublishedPorts:
             return
         if published.socket.type == socket.SOCK_DGRAM:
             self._datagrams.unpublish(published.endpoint, published.guest_port, published.socket)
+        if (place := _everywhere(published.socket)) is not None:
+            self._everywhere.discard(place)
         self._poller.remove(published.socket.fileno())
         published.socket.close()
 
@@ -83,3 +92,11 @@ class PublishedPorts:
     def forget(self, endpoint: Endpoint) -> None:
         for publish_id in [key for key, published in self._by_id.items() if published.endpoint is endpoint]:
             self.unpublish(publish_id)
+
+
+def _everywhere(sock: socket.socket) -> tuple[str, int, int] | None:
+    """(protocol, bytes of an address, port) of a socket bound to no address in particular."""
+    address, port = sock.getsockname()[:2]
+    if address not in ("0.0.0.0", "::"):
+        return None
+    return "tcp" if sock.type == socket.SOCK_STREAM else "udp", 4 if address == "0.0.0.0" else 16, port

@@ -6,7 +6,9 @@ by the poller with sockets."""
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
+import resource
 import secrets
 import socket
 import struct
@@ -21,8 +23,9 @@ from slirp.wire import icmp, tcp, virtio
 from slirp.wire.checksum import checksum, fold, ones_sum, pseudo_sum
 from slirp.wire.ip import TCP, TTL, Packet
 
-MAX_FLOWS = 4096  # of one guest
+FLOWS_SHARE = 0.75  # of the descriptors the process may have, for one guest: its neighbours find some left
 HALF_CLOSED_SECONDS = 900.0
+_SECRET = secrets.token_bytes(16)  # of the launcher that forks us: every network of a user has the same
 _RESET_LINGER = struct.pack("ii", 1, 0)
 _HEADERS4 = struct.Struct("!BBHHHBBH4s4sHHIIBBHHH")  # of IPv4 and TCP without options
 _HEADERS6 = struct.Struct("!IHBB16s16sHHIIBBHHH")
@@ -81,7 +84,7 @@ class Connection:
         self._mss = 0
         self._plain, self._segmented = self._heads(0xFFFF)
         overhead = _HEADERS4.size if len(guest) == 4 else _HEADERS6.size
-        self.flow = Flow(self, self, endpoint.buffers, endpoint.mtu - overhead, secrets.randbits(32), now)
+        self.flow = Flow(self, self, endpoint.buffers, endpoint.mtu - overhead, _first_sequence(key, now), now)
 
     def _heads(self, mss: int) -> tuple[bytes, bytes]:
         """What stands before the IP header of a segment that fits into one packet, and of one to be cut into several:
@@ -216,11 +219,14 @@ class Connection:
 
 class Connections:
     """All TCP of one network. `target(endpoint, address, port)` decides where a guest's connection really goes: an
-    address and port of the host's, or None to refuse."""
+    address and port of the host's, a socket that is connected already, or None to refuse."""
 
-    def __init__(self, poller: Poller, target: Callable[[bytes, int], tuple[str, int] | None]) -> None:
+    def __init__(
+        self, poller: Poller, target: Callable[[Endpoint, bytes, int], tuple[str, int] | socket.socket | None]
+    ) -> None:
         self.poller = poller
         self._target = target
+        self._max_flows = int(resource.getrlimit(resource.RLIMIT_NOFILE)[0] * FLOWS_SHARE)
         self._by_key: dict[bytes, Connection] = {}
         self._timed: set[Connection] = set()
         self._unacknowledged: list[Connection] = []
@@ -262,13 +268,16 @@ class Connections:
             self._unacknowledged.clear()
 
     def _open(self, endpoint: Endpoint, key: bytes, packet: Packet, segment: tcp.Segment, now: float) -> None:
-        target = self._target(packet.destination, segment.destination_port)
-        if target is None or endpoint.flows >= MAX_FLOWS:
-            refuse(endpoint, packet, segment)
-            return
         try:
-            family = socket.AF_INET6 if ":" in target[0] else socket.AF_INET  # a resolver may have either
-            sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+            target = self._target(endpoint, packet.destination, segment.destination_port)
+            if target is None or endpoint.flows >= self._max_flows:
+                refuse(endpoint, packet, segment)
+                return
+            if isinstance(target, socket.socket):
+                sock = target
+            else:
+                family = socket.AF_INET6 if ":" in target[0] else socket.AF_INET
+                sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         except OSError:
             refuse(endpoint, packet, segment)
             return
@@ -286,8 +295,9 @@ class Connections:
         self._add(connection)
         connection.flow.accept(segment, now)
         try:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            sock.connect(target)
+            if not isinstance(target, socket.socket):
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                sock.connect(target)
         except BlockingIOError:
             pass
         except OSError as error:
@@ -301,7 +311,7 @@ class Connections:
         """A connection that a published port has accepted, seen by the guest as from `source`:`port`."""
         guest = endpoint.address_like(source)
         key, port = self._free_port(guest + source, guest_port, port) if guest else (b"", port)
-        if not key or endpoint.flows >= MAX_FLOWS:
+        if not key or endpoint.flows >= self._max_flows:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_LINGER)
             sock.close()
             return
@@ -371,6 +381,12 @@ class Connections:
             connection.close(reset=True)
             self._drop(connection)
         self._unacknowledged = [c for c in self._unacknowledged if c.endpoint is not endpoint]
+
+
+def _first_sequence(key: bytes, now: float) -> int:
+    """RFC 6528: ever higher on the same addresses and ports, so that a guest in TIME_WAIT takes the new connection."""
+    offset = hashlib.blake2b(key, digest_size=4, key=_SECRET).digest()
+    return (int(now * 250_000) + int.from_bytes(offset, "big")) & 0xFFFFFFFF  # a step each 4 microseconds
 
 
 def refuse(endpoint: Endpoint, packet: Packet, segment: tcp.Segment) -> None:

@@ -19,9 +19,10 @@ from slirp.wire.ip import TTL, UDP, Packet
 
 MAX_MAPPINGS = 512  # of one guest
 IDLE_SECONDS = 120.0  # RFC 4787 4.3: two minutes at least
+MAX_PEERS = 10_000  # of one published port
 MAX_ASKED = 4096  # addresses a mapping remembers
 BATCH = 32
-IP_RECVERR, IPV6_RECVERR = 11, 25  # include/uapi/linux/in.h, in6.h
+IP_PKTINFO, IP_RECVERR, IPV6_RECVERR = 8, 11, 25  # include/uapi/linux/in.h, in6.h
 _EXTENDED_ERROR = struct.Struct("IBBBBII")  # struct sock_extended_err
 _FROM_ICMP, _FROM_ICMP6 = 2, 3
 _ICMP6_CODES = {0: icmp.NET_UNREACHABLE, 1: icmp.ADMINISTRATIVELY_PROHIBITED, 4: icmp.PORT_UNREACHABLE}  # RFC 7915 5.2
@@ -33,6 +34,23 @@ class _Mapping:
     def __init__(self, endpoint: Endpoint, guest: bytes, port: int, sock: socket.socket, now: float) -> None:
         self.endpoint, self.guest, self.port, self.socket, self.last_used = endpoint, guest, port, sock, now
         self.asked: set[str] = set()  # addresses sent to
+
+
+class _Peer:
+    """A client of a published port: answers leave from the address that it has asked."""
+
+    __slots__ = ("_address", "_from", "socket")
+
+    def __init__(self, sock: socket.socket, address: tuple[str, int], asked_at: list[tuple[int, int, bytes]]) -> None:
+        self.socket, self._address, self._from = sock, address, asked_at
+
+    def answer(self, payload: memoryview) -> None:
+        for _ in range(2):  # a pending error is reported by the next call, whatever that sends
+            try:
+                self.socket.sendmsg([payload], self._from, 0, self._address)
+                return
+            except OSError:
+                continue
 
 
 class Datagrams:
@@ -47,17 +65,17 @@ class Datagrams:
     ) -> None:
         self._poller, self._target, self._source = poller, target, source
         self._mappings: dict[tuple[bytes, int], _Mapping] = {}
-        # (guest, its port, peer, its port) -> the published socket the peer has used, and the address to answer to
-        self._peers: dict[tuple[bytes, int, bytes, int], tuple[socket.socket, tuple[str, int]]] = {}
+        # (guest, its port) -> (peer, its port) -> the published socket it has used, its address there, and ours
+        self._peers: dict[tuple[bytes, int], dict[tuple[bytes, int], _Peer]] = {}
         self._next_reap = 0.0
 
     def packet(self, endpoint: Endpoint, packet: Packet, datagram: udp.Datagram) -> None:
         """A datagram of a guest to the outside."""
         port = datagram.source_port
-        if self._peers:
-            peer = self._peers.get((packet.source, port, packet.destination, datagram.destination_port))
+        if self._peers and (peers := self._peers.get((packet.source, port))) is not None:
+            peer = peers.get((packet.destination, datagram.destination_port))
             if peer is not None:
-                _send(peer[0], datagram.payload, peer[1])
+                peer.answer(datagram.payload)
                 return
         target = self._target(packet.destination, datagram.destination_port)
         if target is None:
@@ -75,6 +93,11 @@ class Datagrams:
         failure = _send(mapping.socket, datagram.payload, target)
         if failure in (errno.ENETUNREACH, errno.EHOSTUNREACH):
             endpoint.send_unreachable(icmp.HOST_UNREACHABLE, packet)
+
+    def is_answer(self, packet: Packet, datagram: udp.Datagram) -> bool:
+        """Whether this goes to a client of a published port."""
+        peers = self._peers.get((packet.source, datagram.source_port), {})
+        return (packet.destination, datagram.destination_port) in peers
 
     def _map(self, endpoint: Endpoint, guest: bytes, port: int) -> _Mapping | None:
         if endpoint.datagrams >= MAX_MAPPINGS:
@@ -131,27 +154,38 @@ class Datagrams:
     # ------------------------------------------------------------------------------------------------ published ports
     def publish(self, endpoint: Endpoint, guest_port: int, sock: socket.socket) -> None:
         """Datagrams to this socket go to the guest's port, with their real source; answers go out of it."""
+        if sock.family == socket.AF_INET:
+            sock.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
+        else:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
         self._poller.add(sock.fileno(), READ, lambda _: self._published_ready(endpoint, guest_port, sock))
 
     def unpublish(self, endpoint: Endpoint, guest_port: int, sock: socket.socket) -> None:
         self._poller.remove(sock.fileno())
-        for key in [key for key, peer in self._peers.items() if peer[0] is sock]:
-            del self._peers[key]
+        for guest, peers in list(self._peers.items()):
+            kept = {key: peer for key, peer in peers.items() if peer.socket is not sock}
+            if kept:
+                self._peers[guest] = kept
+            else:
+                del self._peers[guest]
 
     def _published_ready(self, endpoint: Endpoint, guest_port: int, sock: socket.socket) -> None:
         for _ in range(BATCH):
             try:
-                data, peer = sock.recvfrom(65535)
+                data, ancillary, _, address = sock.recvmsg(65535, 64)
             except OSError:
                 return
-            remote = self._source(endpoint, peer[0])
+            remote = self._source(endpoint, address[0])
             guest = endpoint.address_like(remote)
             if not guest:
                 continue
-            if len(self._peers) > 10_000:
-                self._peers.pop(next(iter(self._peers)))
-            self._peers[guest, guest_port, remote, peer[1]] = sock, peer
-            endpoint.send_udp(remote, peer[1], guest, guest_port, data)
+            peers = self._peers.setdefault((guest, guest_port), {})
+            key = remote, address[1]
+            peers.pop(key, None)  # the one heard of longest ago is the first to be forgotten
+            if len(peers) >= MAX_PEERS:
+                del peers[next(iter(peers))]
+            peers[key] = _Peer(sock, address, _asked_at(ancillary))
+            endpoint.send_udp(remote, address[1], guest, guest_port, data)
 
     # ------------------------------------------------------------------------------------------------ the end
     def tick(self, now: float) -> None:
@@ -172,6 +206,17 @@ class Datagrams:
         mapping.endpoint.datagrams -= 1
         self._poller.remove(mapping.socket.fileno())
         mapping.socket.close()
+
+
+def _asked_at(ancillary: list[tuple[int, int, bytes]]) -> list[tuple[int, int, bytes]]:
+    """The ancillary data that makes an answer leave from where the question came to (ip(7), ipv6(7))."""
+    for level, kind, data in ancillary:
+        if (level, kind) == (socket.IPPROTO_IP, IP_PKTINFO):
+            return [(level, kind, bytes(4) + data[4:8] + bytes(4))]
+        if (level, kind) == (socket.IPPROTO_IPV6, socket.IPV6_PKTINFO):
+            link_local = data[0] == 0xFE and data[1] & 0xC0 == 0x80
+            return [(level, kind, data if link_local else data[:16] + bytes(4))]
+    return []
 
 
 _ERRORS = ((socket.IPPROTO_IP, IP_RECVERR), (socket.IPPROTO_IPV6, IPV6_RECVERR))

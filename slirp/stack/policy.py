@@ -23,6 +23,7 @@ class Policy:
     def __init__(self, config: NetworkConfig) -> None:
         self._gateways = {ipaddress.ip_address(text).packed for text in (config.gateway4, config.gateway6) if text}
         self._subnets = [ipaddress.ip_network(text) for text in (config.subnet4, config.subnet6) if text]
+        self._outside = Way.FORBIDDEN if config.internal else Way.OUTSIDE
         self._known: dict[bytes, Way] = {}
 
     def way(self, destination: bytes) -> Way:
@@ -43,7 +44,7 @@ class Policy:
         if address.is_loopback or address.is_multicast or address.is_unspecified:
             return Way.FORBIDDEN
         if address.version == 4:
-            return Way.FORBIDDEN if destination[0] in (0, 255) else Way.OUTSIDE
+            return Way.FORBIDDEN if destination[0] in (0, 255) else self._outside
         # an IPv4 address in disguise would pass by what is said about IPv4's; a link is the host's own
         hidden = address.ipv4_mapped is not None or destination[:12] == bytes(12)
-        return Way.FORBIDDEN if hidden or address.is_link_local else Way.OUTSIDE
+        return Way.FORBIDDEN if hidden or address.is_link_local else self._outside

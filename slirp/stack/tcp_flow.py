@@ -247,6 +247,9 @@ class Flow:
         if flags & ACK and segment.acknowledgment != self.send_next:
             if not flags & RST:
                 self._guest.transmit(RST, segment.acknowledgment, 0, 0, b"", b"", self._mss)
+                if not self._retries:  # it had the same ports open before, and has them no more: ask again at once
+                    self._retries = 1
+                    self._send_syn(SYN, now)
             return
         if flags & RST:
             if flags & ACK:

@@ -15,6 +15,9 @@ _RESPONSE, _AUTHORITATIVE, _RECURSION_AVAILABLE = 0x8000, 0x0400, 0x0080
 _OPCODE, _RECURSION_DESIRED = 0x7800, 0x0100
 _POINTER_TO_QUESTION = 0xC000 | HEADER_BYTES  # 4.1.4
 MAX_NAME = 255
+PLAIN_UDP_BYTES = 512
+_TRUNCATED = 0x0200
+_OUR_EXTENSION = struct.pack("!BHHIH", 0, 41, 1232, 0, 0)  # an OPT record, RFC 6891 6.1.2
 
 
 class Question(NamedTuple):
@@ -58,10 +61,33 @@ def question(message: bytes | memoryview) -> Question | None:
 def emit_answers(query: bytes, asked: Question, answers: Sequence[bytes], ttl_seconds: int) -> bytes:
     """The query's own question with records of its name and kind; `answers` are their data. None: no such record."""
     flags = _RESPONSE | _AUTHORITATIVE | _RECURSION_AVAILABLE | (query[2] << 8 & _RECURSION_DESIRED)
-    made = HEADER.pack(query[0] << 8 | query[1], flags, 1, len(answers), 0, 0) + query[HEADER_BYTES : asked.end]
+    extended = has_extension(query, asked)
+    made = HEADER.pack(query[0] << 8 | query[1], flags, 1, len(answers), 0, extended) + query[HEADER_BYTES : asked.end]
     for data in answers:
         made += struct.pack("!HHHIH", _POINTER_TO_QUESTION, asked.kind, INTERNET, ttl_seconds, len(data)) + data
-    return made
+    return made + _OUR_EXTENSION if extended else made
+
+
+def has_extension(query: bytes, asked: Question) -> bool:
+    """Whether an OPT record follows the question (RFC 6891 6.1.2)."""
+    return query[asked.end : asked.end + 3] == b"\0\0\x29" and len(query) >= asked.end + 11
+
+
+def udp_limit(query: bytes) -> int:
+    """The longest answer that may be sent over UDP (RFC 1035 4.2.1, RFC 6891 6.2.3)."""
+    asked = question(query)
+    if asked is None or not has_extension(query, asked):
+        return PLAIN_UDP_BYTES
+    return max(PLAIN_UDP_BYTES, query[asked.end + 3] << 8 | query[asked.end + 4])
+
+
+def truncated(answer: bytes) -> bytes:
+    """Header and question of an answer that is too long, with the word that it is: the asker comes back over TCP."""
+    number, flags, _, _, _, _ = HEADER.unpack_from(answer)
+    end = HEADER_BYTES
+    while answer[end]:
+        end += 1 + answer[end]
+    return HEADER.pack(number, flags | _TRUNCATED, 1, 0, 0, 0) + answer[HEADER_BYTES : end + 5]
 
 
 def emit_name(name: str) -> bytes:

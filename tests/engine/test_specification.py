@@ -71,7 +71,7 @@ def test_an_exec_takes_the_containers_environment_user_and_directory() -> None:
 
 
 def test_hosts_and_resolv_conf() -> None:
-    text = etc_files.hosts("box", "", "172.17.0.2", ["db:10.0.0.1", "up:host-gateway"], "172.17.0.1")
+    text = etc_files.hosts("box", "", ["172.17.0.2"], ["db:10.0.0.1", "up:host-gateway"], "172.17.0.1")
     assert text.splitlines()[-3:] == ["10.0.0.1\tdb", "172.17.0.1\tup", "172.17.0.2\tbox"]
     host = "# comment\nnameserver 127.0.0.53\nsearch corp\noptions edns0\n"
     assert etc_files.resolv_conf(host, "172.17.0.1", (), (), ()).splitlines() == [

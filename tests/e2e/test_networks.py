@@ -1,0 +1,200 @@
+"""Networks as a user sees them: made, joined, left, removed; with the real docker client too."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.e2e.conftest import Installation
+from tests.e2e.test_survival import own_processes
+
+pytestmark = [pytest.mark.e2e, pytest.mark.kernel]
+SLEEP = ("busybox", "sleep", "1000")
+
+
+@pytest.fixture
+def net(rootless: Installation, name: str) -> Iterator[str]:
+    """A network of this test's own; its containers are called <net>-something."""
+    yield name
+    ids = rootless.out("ps", "-aq", "--filter", f"name={name}").split()
+    if ids:
+        rootless("rm", "-f", *ids, check=None)
+    for network in rootless.out("network", "ls", "-q", "--filter", f"name={name}").split():
+        rootless("network", "rm", network, check=None)
+
+
+def inside(rootless: Installation, container: str, script: str) -> str:
+    return rootless.out("exec", container, "sh", "-c", script)
+
+
+def test_containers_find_each_other_by_name_alias_and_id(rootless: Installation, net: str) -> None:
+    rootless("network", "create", net)
+    db = rootless.out("run", "-d", "--name", f"{net}-db", "--network", net, "--network-alias", "store", *SLEEP)
+    rootless("run", "-d", "--name", f"{net}-db2", "--network", f"name={net},alias=store", *SLEEP)
+    address = rootless.out("inspect", "-f", f'{{{{(index .NetworkSettings.Networks "{net}").IPAddress}}}}', f"{net}-db")
+    rootless("run", "-d", "--name", f"{net}-web", "--network", net, *SLEEP)
+    for wanted in (f"{net}-db", db[:12], f"{net}-db.{net}"):
+        assert f"Address: {address}\n" in inside(rootless, f"{net}-web", f"nslookup {wanted} && ping -c1 -w5 {wanted}")
+    assert inside(rootless, f"{net}-web", "nslookup store").count("Address: ") >= 2
+    assert f"name = {net}-db" in inside(rootless, f"{net}-web", f"nslookup {address}")
+    rootless("rename", f"{net}-db", f"{net}-new")
+    assert address in inside(rootless, f"{net}-web", f"nslookup {net}-new")
+    rootless("rm", "-f", f"{net}-new")
+    assert rootless("exec", f"{net}-web", "nslookup", f"{net}-new", check=None).returncode != 0
+
+
+def test_connect_and_disconnect_a_running_container(rootless: Installation, net: str) -> None:
+    other = f"{net}-o"
+    rootless("network", "create", net)
+    rootless("network", "create", "--subnet", "10.199.0.0/24", other)
+    rootless("run", "-d", "--name", f"{net}-a", "--network", net, *SLEEP)
+    rootless("run", "-d", "--name", f"{net}-b", "--network", other, *SLEEP)
+    assert rootless("exec", f"{net}-a", "ping", "-c1", "-w1", f"{net}-b", check=None).returncode != 0
+    rootless("network", "connect", "--ip", "10.199.0.77", "--alias", "second", other, f"{net}-a")
+    assert "10.199.0.77/24" in inside(rootless, f"{net}-a", "ip -4 addr show eth1")
+    inside(rootless, f"{net}-a", f"ping -c1 -w5 {net}-b")  # a name of a network that is not its first
+    inside(rootless, f"{net}-b", "ping -c1 -w5 second")
+    rootless("network", "disconnect", net, f"{net}-a")
+    assert "eth0" not in inside(rootless, f"{net}-a", "ip link")
+    assert "via 10.199.0.1 dev eth1" in inside(rootless, f"{net}-a", "ip route")
+    assert "10.199.0.1" in inside(rootless, f"{net}-a", "cat /etc/resolv.conf")
+    inside(rootless, f"{net}-a", f"ping -c1 -w5 {net}-b")
+    rootless("restart", "-t", "0", f"{net}-a")
+    assert "10.199.0.77/24" in inside(rootless, f"{net}-a", "ip -4 addr show eth0")
+
+
+def test_a_network_shared_with_another_container(rootless: Installation, net: str) -> None:
+    rootless("run", "-d", "--name", f"{net}-a", *SLEEP)
+    shared = ("run", "--rm", "--network", f"container:{net}-a", "busybox")
+    own = inside(rootless, f"{net}-a", "ip -o addr show eth0; hostname")
+    assert rootless.out(*shared, "sh", "-c", "ip -o addr show eth0; hostname") == own
+    rootless(*shared, "sh", "-c", "arping -c1 -w5 -I eth0 172.17.0.1 && ls /sys/class/net/eth0/")
+    rootless("rm", "-f", f"{net}-a")
+
+
+def test_refusals_change_nothing(rootless: Installation, net: str) -> None:
+    rootless("network", "create", "--subnet", "10.198.0.0/24", "--gateway", "10.198.0.254", net)
+    before = rootless.out("network", "ls", "--no-trunc")
+
+    def refused(words: str, *args: str) -> None:
+        assert words in rootless(*args, check=None).stderr.decode(), args
+
+    refused("already exists", "network", "create", net)
+    refused("Pool overlaps", "network", "create", "--subnet", "10.198.0.128/25", f"{net}2")
+    refused("it should be 10.197.0.0/24", "network", "create", "--subnet", "10.197.0.1/24", f"{net}2")
+    refused("predefined", "network", "create", "bridge")
+    refused("cannot be removed", "network", "rm", "bridge")
+    refused("not found", "network", "rm", f"{net}-none")
+    refused("plugin not found", "network", "create", "-d", "macvlan", f"{net}2")
+    refused("only [a-zA-Z0-9]", "network", "create", "a/b")
+    run = ("run", "-d", "--network", net)
+    refused("no configured subnet", *run, "--ip", "10.9.9.9", *SLEEP)
+    refused("user defined networks only", "run", "-d", "--ip", "172.17.0.9", *SLEEP)
+    refused("invalid MAC", *run, "--mac-address", "zz", *SLEEP)
+    refused("not found", "run", "-d", "--network", f"{net}-none", *SLEEP)
+    rootless(*run, "--name", f"{net}-a", "--ip", "10.198.0.7", "--mac-address", "02:11:22:33:44:55", *SLEEP)
+    refused("Address already in use", *run, "--name", f"{net}-b", "--ip", "10.198.0.7", *SLEEP)
+    refused("has active endpoints", "network", "rm", net)
+    refused("already exists in network", "network", "connect", net, f"{net}-a")
+    refused("is not connected", "network", "disconnect", net, _stopped(rootless, net))
+    assert "02:11:22:33:44:55" in inside(rootless, f"{net}-a", "ip link show eth0")
+    assert "default via 10.198.0.254" in inside(rootless, f"{net}-a", "ip route")
+    assert rootless.out("network", "ls", "--no-trunc") == before
+
+
+def _stopped(rootless: Installation, net: str) -> str:
+    rootless("create", "--name", f"{net}-stopped", "busybox", "true")
+    return f"{net}-stopped"
+
+
+def test_networks_survive_the_engine(rootless: Installation, net: str) -> None:
+    rootless("network", "create", "--label", "a=b", net)
+    rootless("run", "-d", "--name", f"{net}-a", "--network", net, *SLEEP)
+    before = rootless.out("network", "inspect", net)
+    os.kill(int(rootless.out("system", "status", "--format", "{{.EnginePid}}")), signal.SIGKILL)
+    assert rootless.out("network", "inspect", net) == before
+    rootless("run", "--rm", "--network", net, "busybox", "ping", "-c1", "-w5", f"{net}-a")
+
+
+def test_links_and_extra_hosts(rootless: Installation, net: str) -> None:
+    rootless("run", "-d", "--name", f"{net}-a", *SLEEP)
+    run = ("run", "--rm", "--link", f"{net}-a:db", "--add-host", "x:1.2.3.4", "busybox")
+    text = rootless.out(*run, "sh", "-c", "ping -c1 -w5 db && cat /etc/hosts")
+    assert "1.2.3.4\tx" in text
+    rootless("stop", "-t", "0", f"{net}-a")
+    assert "Cannot link to a non running container" in rootless(*run, "true", check=None).stderr.decode()
+
+
+def test_the_docker_client(rootless: Installation, net: str) -> None:
+    docker = rootless.docker
+    docker("network", "create", "--subnet", "10.196.0.0/24", "--label", "x=y", "--internal", net)
+    docker("network", "create", f"{net}-2")
+    docker("run", "-d", "--name", f"{net}-a", "--network", net, "--network", f"{net}-2", *SLEEP)
+    shown = json.loads(docker("network", "inspect", net).stdout)[0]
+    assert (shown["Internal"], shown["Labels"]) == (True, {"x": "y"})
+    assert [row["IPv4Address"] for row in shown["Containers"].values()] == ["10.196.0.2/24"]
+    assert f"{net}-2".encode() in docker("ps", "--format", "{{.Networks}}").stdout
+    docker("network", "disconnect", f"{net}-2", f"{net}-a")
+    assert b"default" not in docker("exec", f"{net}-a", "ip", "route").stdout  # an internal network has no way out
+    docker("network", "connect", f"{net}-2", f"{net}-a")
+    assert b"default" in docker("exec", f"{net}-a", "ip", "route").stdout
+    docker("rm", "-f", f"{net}-a")
+    docker("network", "prune", "-f")
+    assert docker("network", "ls", "-q", "--filter", f"name={net}").stdout == b""
+
+
+def published(rootless: Installation, container: str, port: str) -> tuple[str, int]:
+    host, _, number = rootless.out("port", container, port).splitlines()[0].rpartition(":")
+    return host.replace("0.0.0.0", "127.0.0.1"), int(number)
+
+
+def echoed(connection: socket.socket, data: bytes) -> bytes:
+    connection.sendall(data)
+    return connection.recv(100)
+
+
+def test_a_network_killed_under_its_connections(rootless: Installation, net: str) -> None:
+    rootless("network", "create", net)
+    script = "nc -ll -p 80 -e cat & nc -ll -p 81 -e cat & wait"
+    rootless("run", "-d", "--name", f"{net}-a", "--network", net, "-p", "80", "busybox", "sh", "-c", script)
+    address = published(rootless, f"{net}-a", "80/tcp")
+    keep = f"mkfifo /f; (sleep 1; nc {net}-a 81 </f >/out) & exec 3>/f; echo one >&3; sleep 1000"
+    rootless("run", "-d", "--name", f"{net}-b", "--network", net, "busybox", "sh", "-c", keep)
+    with socket.create_connection(address, 10) as old:
+        assert echoed(old, b"before") == b"before"
+        _until(lambda: inside(rootless, f"{net}-b", "cat /out 2>/dev/null; true") == "one")
+        assert _echoing(rootless, net) == 2
+        before = {pid for pid, name, _ in own_processes() if name == "rl-network"}
+        for pid in before:  # all of this user's: which is whose cannot be seen from outside
+            os.kill(pid, signal.SIGKILL)
+        _until(lambda: bool({pid for pid, name, _ in own_processes() if name == "rl-network"} - before))
+        with socket.create_connection(address, 10) as new:
+            assert echoed(new, b"after") == b"after"
+            # the old connection's `cat` hears of its end; that of the other container and the new one stay
+            _until(lambda: _echoing(rootless, net) == 2)
+        with pytest.raises(OSError):
+            assert echoed(old, b"x") == b"x" or _raise()
+    inside(rootless, f"{net}-b", f"echo two >/proc/1/fd/3; nslookup {net}-a")
+    _until(lambda: inside(rootless, f"{net}-b", "cat /out 2>/dev/null; true") == "one\ntwo")
+
+
+def _echoing(rootless: Installation, net: str) -> int:
+    """How many connections container a serves."""
+    return sum(line.split()[7:] == ["cat"] for line in rootless.out("top", f"{net}-a").splitlines())
+
+
+def _raise() -> bool:
+    raise OSError("end of file")
+
+
+def _until(holds: Callable[[], bool]) -> None:
+    end = time.monotonic() + 20
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.05)
