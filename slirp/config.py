@@ -15,7 +15,8 @@ class NetworkConfig:
     `resolvers` replaces the host's /etc/resolv.conf when given. `host_loopback`: guests may reach the host's loopback
     at the gateway's address. `dns`: whether queries are answered, at `dns4`, or the gateway's address where that is "".
     Names of endpoints are answered on every network but "bridge". `internal`: nothing leads outside, questions about
-    other names neither. `guests_meet`: frames pass between guests."""
+    other names neither. `guests_meet`: frames pass between guests. `forbidden`: subnets that nothing leads to, other
+    networks' for one: they are on no route of the host, and packets for them would leave the machine."""
 
     name: str
     subnet4: str
@@ -30,6 +31,7 @@ class NetworkConfig:
     autoconf6: bool = False
     internal: bool = False
     guests_meet: bool = True
+    forbidden: tuple[str, ...] = ()
 
     @property
     def has_names(self) -> bool:
@@ -52,6 +54,9 @@ class NetworkConfig:
         resolvers = value.get("resolvers", ())
         if not isinstance(mtu, int) or not 576 <= mtu <= 65520:
             raise ValueError(f"mtu {mtu!r} is not from 576 to 65520")
+        forbidden = value.get("forbidden", ())
+        if not isinstance(forbidden, (list, tuple)):
+            raise ValueError("forbidden is not a list")
         if not isinstance(resolvers, (list, tuple)):
             raise ValueError("resolvers is not a list")
         dns4 = str(value.get("dns4", ""))
@@ -81,4 +86,5 @@ class NetworkConfig:
             autoconf6,
             bool(value.get("internal", False)),
             bool(value.get("guests_meet", True)),
+            tuple(str(ipaddress.ip_network(str(subnet))) for subnet in forbidden),
         )

@@ -242,6 +242,10 @@ class Router:
         addresses = [address for address in (endpoint.address, endpoint.address6) if address]
         self._names.put(endpoint.endpoint_id, addresses, names if self._config.has_names else (), private)
 
+    def forbid(self, subnets: Sequence[str]) -> None:
+        """Nothing leads to these any more. Raises ValueError."""
+        self._policy.forbid(subnets)
+
     def reset(self, endpoint: Endpoint, flows: Sequence[str]) -> None:
         """End what another process of this network has left behind. Raises ValueError."""
         disturb(endpoint, flows, lambda address: self._policy.way(address) is not Way.SUBNET)

@@ -6,6 +6,7 @@ descriptors, each is answered with one:
     {"type": "Attach", "endpoint_id", "mac", "address4", "address6", "names", "private_names", "resolvers"} + TAP
     {"type": "Names", "endpoint_id", "names", "private_names", "resolvers"}
     {"type": "Reset", "endpoint_id", "flows"}       connections of a process before this one, see host.stale
+    {"type": "Forbid", "subnets"}                   in place of those of the configuration
     {"type": "Detach", "endpoint_id"}
     {"type": "Publish", "publish_id", "endpoint_id", "guest_port", "protocol"} + bound socket
     {"type": "Unpublish", "publish_id"}
@@ -98,6 +99,8 @@ class Network:
             self._name(self._endpoints[command["endpoint_id"]], command)
         elif kind == "Reset":
             self._router.reset(self._endpoints[command["endpoint_id"]], command["flows"])
+        elif kind == "Forbid":
+            self._router.forbid([str(subnet) for subnet in command["subnets"]])
         elif kind == "Detach":
             self._detach(command["endpoint_id"])
         elif kind == "Unpublish":

@@ -56,6 +56,7 @@ async def create(engine: Engine, request: Request, parameters: dict[str, str]) -
     body = await request.json()
     network = engine.networks.store.create(body)
     engine.events.emit("network", "create", network.id, {"name": network.name, "type": network.driver})
+    await engine.networks.changed()
     return json_response({"Id": network.id, "Warning": ""}, 201)
 
 

@@ -105,6 +105,11 @@ class Link:
             await self.request(messages.StartNetwork(network_id, config))
             self._networks.add(network_id)
 
+    @property
+    def networks(self) -> tuple[str, ...]:
+        """Ids of those that run."""
+        return tuple(self._networks) if self.launcher is not None else ()
+
     async def network_stopped(self, network_id: str) -> None:
         if network_id in self._networks:
             self._networks.discard(network_id)

@@ -4,6 +4,7 @@ What is on disk is in `network_store`, who has which address in `memberships`; t
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -62,6 +63,7 @@ class Networks:
     async def stop(self, network: Network) -> None:
         """The process of a network that was removed."""
         await self._link.network_stopped(network.id)
+        await self.changed()
 
     def shape(self, network: Network) -> dict[str, Any]:
         members = self.memberships.of_network(network.name)
@@ -133,8 +135,22 @@ class Networks:
             "host_loopback": self._settings.host_loopback,
             "internal": network.internal,
             "guests_meet": network.options.get(ICC_OPTION, "true").lower() in ("true", "1"),
+            "forbidden": self._others(network),
             **pool6,
         }
+
+    def _others(self, network: Network) -> list[str]:
+        """The subnets of all other networks."""
+        return [pool.subnet for other in self.store.by_id.values() if other.id != network.id for pool in other.pools]
+
+    async def changed(self) -> None:
+        """A network was made or removed: those that run are told whose packets they are not to let out."""
+        for network_id in self._link.networks:
+            network = self.store.by_id.get(network_id)
+            if network is not None:
+                command: dict[str, object] = {"type": "Forbid", "subnets": self._others(network)}
+                with contextlib.suppress(RootlessError):
+                    await self._link.request(messages.NetworkCommand(network_id, command, key="forbid"))
 
     def bind(self, record: Record, joined: Joined) -> list[BoundPort]:
         """Listen on the host for what it publishes; nothing where it has no way out. Raises Conflict …"""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Sequence
 from enum import Enum
 
 from slirp.config import NetworkConfig
@@ -25,6 +26,12 @@ class Policy:
         self._subnets = [ipaddress.ip_network(text) for text in (config.subnet4, config.subnet6) if text]
         self._outside = Way.FORBIDDEN if config.internal else Way.OUTSIDE
         self._known: dict[bytes, Way] = {}
+        self.forbid(config.forbidden)
+
+    def forbid(self, subnets: Sequence[str]) -> None:
+        """Nothing leads to these any more; what was forbidden so before may be reached again. Raises ValueError."""
+        self._forbidden = [ipaddress.ip_network(text) for text in subnets]
+        self._known.clear()
 
     def way(self, destination: bytes) -> Way:
         """Of an address, four bytes or sixteen."""
@@ -41,6 +48,8 @@ class Policy:
         address = ipaddress.ip_address(destination)
         if any(address in subnet for subnet in self._subnets):
             return Way.SUBNET
+        if any(address in subnet for subnet in self._forbidden):
+            return Way.FORBIDDEN
         if address.is_loopback or address.is_multicast or address.is_unspecified:
             return Way.FORBIDDEN
         if address.version == 4:

@@ -56,6 +56,9 @@ def test_connect_and_disconnect_a_running_container(rootless: Installation, net:
     rootless("run", "-d", "--name", f"{net}-a", "--network", net, *SLEEP)
     rootless("run", "-d", "--name", f"{net}-b", "--network", other, *SLEEP)
     assert rootless("exec", f"{net}-a", "ping", "-c1", "-w1", f"{net}-b", check=None).returncode != 0
+    address = rootless.out("exec", f"{net}-b", "hostname", "-i")
+    refused = rootless("exec", f"{net}-a", "nc", "-w", "3", address, "80", check=1)
+    assert b"Connection refused" in refused.stderr  # and not sent to whoever the machine's default gateway is
     rootless("network", "connect", "--ip", "10.199.0.77", "--alias", "second", other, f"{net}-a")
     assert "10.199.0.77/24" in inside(rootless, f"{net}-a", "ip -4 addr show eth1")
     inside(rootless, f"{net}-a", f"ping -c1 -w5 {net}-b")  # a name of a network that is not its first
