@@ -13,7 +13,18 @@ from collections.abc import Awaitable, Callable
 import trio
 
 from rootless import __version__
-from rootless.api import containers, errors, execs, images, networks, registry, streams, system, volumes
+from rootless.api import (
+    container_files,
+    containers,
+    errors,
+    execs,
+    images,
+    networks,
+    registry,
+    streams,
+    system,
+    volumes,
+)
 from rootless.api.http import BadRequest, Connection, Request, Response, StreamResponse, json_response
 from rootless.api.router import VERSION, Router, UnsupportedVersion, split_version
 from rootless.engine.engine import Engine
@@ -21,7 +32,7 @@ from rootless.model.errors import RootlessError
 
 Handler = Callable[[Engine, Request, dict[str, str]], Awaitable[Response | StreamResponse | None]]
 
-_RESOURCES = (system, containers, streams, execs, images, registry, networks, volumes)
+_RESOURCES = (system, containers, container_files, streams, execs, images, registry, networks, volumes)
 _ROUTES: list[tuple[str, str, Handler]] = [row for resource in _RESOURCES for row in resource.ROUTES]
 _ROUTER: Router[Handler] = Router(_ROUTES)
 _HEADERS = {

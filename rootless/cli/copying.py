@@ -84,10 +84,18 @@ def to_container(client: Client, source: str, container: str, target: str, follo
         name = "."
     with tempfile.SpooledTemporaryFile(SPOOL_BYTES) as spool:
         with tarfile.open(fileobj=cast(IO[bytes], spool), mode="w|", dereference=False) as archive:
-            archive.add(os.path.realpath(source) if follow_link else source.rstrip("/") or "/", name)
+            local = os.path.realpath(source) if follow_link else source.rstrip("/") or "/"
+            archive.add(local, name, filter=None if keep_owner else _of_root)
         spool.seek(0)
         client.call("PUT", path, query, body=iter(lambda: spool.read(1 << 18), b""), headers=headers)
     return f"Successfully copied to {container}:{target}"
+
+
+def _of_root(member: tarfile.TarInfo) -> tarfile.TarInfo:
+    """This host's ids mean nothing in the container."""
+    member.uid = member.gid = 0
+    member.uname = member.gname = ""
+    return member
 
 
 def _stat(client: Client, container: str, path: str) -> dict[str, Any]:

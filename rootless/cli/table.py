@@ -11,6 +11,7 @@ _COMMON = "Common commands"
 
 CONTAINER = {
     "attach": Entry("attach", "Connect standard streams to a running container"),
+    "commit": Entry("commit", "Make an image of what a container changed"),
     "cp": Entry("cp", "Copy files between a container and this host"),
     "create": Entry("create", "Make a container and do not start it"),
     "diff": Entry("diff", "Show what a container changed in its file system"),
@@ -86,7 +87,7 @@ SYSTEM = {
     "stop": Entry("system_stop", "Stop the engine and its containers"),
 }
 _OLD_NAMES = [
-    *("attach", "cp", "create", "diff", "export", "kill", "logs", "pause", "port", "rename", "restart", "rm"),
+    *("attach", "commit", "cp", "create", "diff", "export", "kill", "logs", "pause", "port", "rename", "restart", "rm"),
     *("start", "stop", "top", "unpause", "wait"),
 ]
 COMMANDS: dict[str, Entry] = {

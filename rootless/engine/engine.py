@@ -12,12 +12,16 @@ from typing import Any
 import trio
 
 from rootless import __version__
+from rootless.engine.container import Container
+from rootless.engine.container_files import ContainerFiles
 from rootless.engine.containers import Containers
 from rootless.engine.events import Events
 from rootless.engine.execs import Execs
 from rootless.engine.link import Link
 from rootless.engine.networks import Networks
+from rootless.engine.shapes import command_line
 from rootless.engine.volumes import Volumes
+from rootless.images.committing import CommitRequest, check, commit_layer
 from rootless.images.images import Images
 from rootless.launcher import messages
 from rootless.launcher.client import Launcher
@@ -43,6 +47,7 @@ class Engine:
         self.link = Link(settings, nursery, self._hello, self._exited, self._gone, starting)
         self.networks = Networks(settings, self.link, self.events)
         self.networks.find = self.containers.find
+        self.files = ContainerFiles(self.images, self.containers.records, self.link)
         self.containers.link = self.execs.link = self.link
         self.containers.networks = self.networks
         self.nursery = nursery
@@ -79,6 +84,20 @@ class Engine:
     async def _gone(self) -> None:
         await self.execs.launcher_gone()
         await self.containers.launcher_gone()
+
+    async def commit(self, container: Container, request: CommitRequest) -> str:
+        """An image of what a container wrote; returns its id. Raises InvalidParameter, Conflict, RootlessError."""
+        check(request, container.record.config)
+        base = self.images.resolve(container.record.image_id)
+        async with self.files.work(container, "layer") as work:
+            return await commit_layer(
+                self.images.layout,
+                base,
+                work.chunks(),
+                request,
+                container.record.config,
+                command_line(container.record.args),
+            )
 
     # ------------------------------------------------------------------------------------------------ the end
     async def leave_when_idle(self) -> None:

@@ -38,11 +38,8 @@ class Start:
 
     async def mount(self, source: ImageSource) -> str:
         """Where the image's tree is. Raises StartError."""
-        message = messages.MountImage(
-            source.key, source.kind, str(source.tree), tuple(str(layer) for layer in source.layers), source.exclude
-        )
         try:
-            return await self._link.mounted(message)
+            return await self._link.mounted(source.mount)
         except LaunchFailure as failure:
             raise StartError(f"cannot mount the image: {failure}") from failure
 

@@ -7,6 +7,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from rootless.launcher.messages import MountImage
 from rootless.model import reference
 
 HOST_NAME = "docker.io/library/host:latest"
@@ -126,10 +127,14 @@ def seconds(created: str) -> int:
 
 @dataclass(frozen=True)
 class ImageSource:
-    """Where the launcher finds the tree of an image: see launcher.messages.MountImage."""
+    """Where the launcher finds the tree of an image; `mount` asks it for that."""
 
     key: str
     kind: str
     tree: Path
     layers: tuple[Path, ...] = ()
     exclude: tuple[str, ...] = field(default=())
+
+    @property
+    def mount(self) -> MountImage:
+        return MountImage(self.key, self.kind, str(self.tree), tuple(str(layer) for layer in self.layers), self.exclude)

@@ -262,6 +262,11 @@ class Processes:
             raise LaunchRefused("find", 3, f"no such process {process_id}")
         return process
 
+    def running_pidfd(self, process_id: str) -> int:
+        """Of a container or exec that runs; -1 otherwise."""
+        process = self.by_id.get(process_id)
+        return process.pidfd if process is not None and process.started and process.status is None else -1
+
     def signal(self, request: messages.Signal) -> None:
         """Raises LaunchRefused (ESRCH), OSError."""
         process = self.find(request.process_id)

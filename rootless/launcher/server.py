@@ -275,6 +275,10 @@ class Launcher:
         if isinstance(request, messages.NetworkCommand):
             self._reply(connection, request_id, self._networks.command(request, descriptors))
             return
+        if isinstance(request, messages.WorkOnFiles):
+            self._work_on_files(request, descriptors)
+            self._reply(connection, request_id, {})
+            return
         wire.close_all(descriptors)  # no other request brings any
         match request:
             case messages.StartContainer() | messages.StartExec():
@@ -363,6 +367,22 @@ class Launcher:
 
     def _report(self, channel: socket.socket) -> bool:
         return self._processes.readable(channel)
+
+    def _work_on_files(self, request: messages.WorkOnFiles, descriptors: list[int]) -> None:
+        """The child reports by itself: nothing here waits for it."""
+        try:
+            if len(descriptors) != 2:
+                raise LaunchRefused("files", 22, "two descriptors are needed")
+            pidfd = self._processes.running_pidfd(request.spec.container_id)
+
+            def work() -> None:
+                from rootless.launcher import container_files  # in the child: the launcher's start does not pay for it
+
+                container_files.work(request, pidfd, descriptors[0], descriptors[1], self._context)
+
+            self._run("rl-files", [*descriptors, *([pidfd] if pidfd >= 0 else [])], work)
+        finally:
+            wire.close_all(descriptors)
 
     def _remove(self, connection: _Connection, request_id: int, path: str) -> None:
         wanted = Path(os.path.normpath(path))

@@ -84,6 +84,9 @@ def request(value: Mapping[str, Any]) -> messages.Request:
     try:
         if kind is messages.StartContainer:
             return messages.StartContainer(container_spec(fields["spec"]))
+        if kind is messages.WorkOnFiles:
+            spec_value, layers = container_spec(fields["spec"]), tuple(fields.get("layers", ()))
+            return messages.WorkOnFiles(**{**fields, "spec": spec_value, "layers": layers})
         if kind is messages.StartExec:
             return messages.StartExec(**{**fields, "process": process_spec(fields["process"])})
         if kind is messages.MountImage:

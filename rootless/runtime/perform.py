@@ -72,6 +72,11 @@ class Performer:
                 message = f"{error.strerror or error}{where}"
                 raise StepFailed(steps.describe(step), error.errno or 0, message) from error
 
+    @property
+    def root_fd(self) -> int:
+        """The new root, before the pivot."""
+        return self._root_fd
+
     def _perform(self, step: steps.Step) -> None:
         match step:
             case steps.Loopback():

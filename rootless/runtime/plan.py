@@ -6,6 +6,7 @@ and has its own mount, pid, network, ipc, uts and cgroup namespaces already."""
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from rootless.runtime import steps
 from rootless.runtime.spec import ContainerSpec, MountSpec
@@ -48,6 +49,15 @@ def plan(spec: ContainerSpec, *, tty_group_mapped: bool) -> list[steps.Step]:
         *([steps.ReadOnlyRoot()] if spec.root.read_only else []),  # last of all mounts: their targets may be missing
         steps.Pivot(),
         *([steps.Names(spec.hostname, spec.domainname)] if spec.uts == "private" else []),
+    ]
+
+
+def files_plan(spec: ContainerSpec) -> list[steps.Step]:
+    """The root and the volumes alone, for those who look at the files of a container that does not run. A volume that
+    has gone is left out."""
+    return [
+        steps.RootOverlay(spec.root.lower, spec.root.upper, spec.root.work),
+        *(replace(step, optional=True) if isinstance(step, steps.Bind) else step for step in _volumes(spec)),
     ]
 
 
