@@ -147,6 +147,11 @@ class TarWriter:
         if len(self._buffer) >= BUFFER_BYTES:
             self._flush()
 
+    def add_bytes(self, entry: Entry, content: bytes) -> None:
+        """A regular file whose content is at hand; the entry's size is that."""
+        entry.size = len(content)
+        self._buffer += header(entry) + content + padding(len(content))
+
     def end(self) -> None:
         self._buffer += END_OF_ARCHIVE
         self._flush()

@@ -97,8 +97,10 @@ async def _import(engine: Engine, request: Request, asked: ImportRequest) -> Str
 
 async def load(engine: Engine, request: Request, parameters: dict[str, str]) -> StreamResponse:
     messages: list[dict[str, Any]] = []
-    await engine.images.load(request.chunks(), messages.append)  # the whole body is read before we answer
-    engine.events.emit("image", "load", "", {})
+    platform = _platform(request)
+    # the whole body is read before we answer
+    for image_id in await engine.images.load(request.chunks(), messages.append, platform):
+        engine.events.emit("image", "load", image_id, {"name": image_id})
 
     async def done() -> AsyncGenerator[bytes, None]:
         for message in messages:
@@ -106,6 +108,33 @@ async def load(engine: Engine, request: Request, parameters: dict[str, str]) -> 
                 yield json.dumps(message).encode() + b"\r\n"
 
     return StreamResponse(done(), headers={"Content-Type": "application/json"})
+
+
+def _platform(request: Request) -> platforms.Platform | None:
+    """`platform` of the query: os/architecture, or docker's JSON of one."""
+    text = request.query.get("platform", "")
+    if text.startswith("{"):
+        try:
+            fields = json.loads(text)
+            text = "/".join(str(fields[key]) for key in ("os", "architecture", "variant") if fields.get(key))
+        except (ValueError, KeyError, AttributeError):
+            raise BadRequest("invalid platform") from None
+    return platforms.parse(text) if text else None
+
+
+async def save(engine: Engine, request: Request, parameters: dict[str, str]) -> StreamResponse:
+    names = [parameters["name"]] if "name" in parameters else request.query_lists.get("names", [])
+    archive = engine.images.save(names, request.query.get("format", "docker"))
+
+    async def chunks() -> AsyncGenerator[bytes, None]:
+        try:
+            async for data in archive:
+                yield data
+        except RootlessError as error:
+            traceback.print_exception(error)
+            raise trio.BrokenResourceError from error  # cuts the connection
+
+    return StreamResponse(chunks(), headers={"Content-Type": "application/x-tar"})
 
 
 async def progress_response(engine: Engine, work: Callable[[Progress], Awaitable[None]]) -> Response | StreamResponse:
@@ -213,6 +242,8 @@ ROUTES = [
     ("GET", "/images/json", list_images),
     ("POST", "/images/create", create),
     ("POST", "/images/load", load),
+    ("GET", "/images/get", save),
+    ("GET", "/images/{name*}/get", save),
     ("POST", "/images/prune", prune),
     ("GET", "/images/{name*}/json", inspect),
     ("GET", "/images/{name*}/history", history),

@@ -7,7 +7,7 @@ Called by the engine. Everything that waits for a disk is done in worker threads
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -126,11 +126,24 @@ class Images:
         image_id = await import_archive(self.layout, chunks, request)
         return self.resolve(image_id)
 
-    async def load(self, chunks: AsyncIterator[bytes], progress: Progress) -> None:
-        """The images of a `docker save` or OCI archive. Raises InvalidParameter, RootlessError."""
+    async def load(
+        self, chunks: AsyncIterator[bytes], progress: Progress, platform: Platform | None = None
+    ) -> list[str]:
+        """The images of a `docker save` or OCI archive; returns their ids. Raises InvalidParameter, NotFound
+        (platform), RootlessError."""
         from rootless.images.loading import load_archive
 
-        await load_archive(self.layout, chunks, progress)
+        return await load_archive(self.layout, chunks, progress, platform)
+
+    def save(self, texts: Sequence[str], form: str) -> AsyncIterator[bytes]:
+        """The bytes of an archive of images, `form` docker or oci. Raises NotFound, Conflict, InvalidParameter at once,
+        RootlessError later."""
+        from rootless.images import saving
+        from rootless.images.archive import FORMATS
+
+        if form not in FORMATS:
+            raise InvalidParameter(f"invalid format {form!r}: it is one of {', '.join(FORMATS)}")
+        return saving.save(self.layout, saving.select(texts, self.all(), self.resolve), form)
 
     async def pull(
         self,

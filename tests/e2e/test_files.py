@@ -192,3 +192,28 @@ def test_cp_complaints(rootless: Installation, name: str, tmp_path: Path) -> Non
     rootless("create", "--name", f"{name}-host", "host")
     assert "image host" in rootless("commit", f"{name}-host", check=1).stderr.decode()
     rootless("rm", f"{name}-host")
+
+
+def test_archives_through_the_docker_client(rootless: Installation, changed: str, tmp_path: Path) -> None:
+    """save, load, import, history; to files and pipes; ids as they were."""
+    rootless.docker("commit", "-m", "one more", changed, "moved:1")
+    image = rootless.out("inspect", "-f", "{{.Id}}", "moved:1")
+    rootless.docker("save", "-o", str(tmp_path / "both.tar"), "moved:1", "busybox")
+    single = rootless.docker("save", image).stdout
+    rootless.docker("rm", changed)
+    rootless.docker("rmi", "moved:1")
+    assert "moved" not in rootless.out("images")
+    loaded = rootless.docker("load", "-i", str(tmp_path / "both.tar")).stdout.decode()
+    assert loaded.splitlines() == ["Loaded image: moved:1", "Loaded image: busybox:latest"]
+    assert rootless.out("inspect", "-f", "{{.Id}}", "moved:1") == image
+    assert image in rootless.docker("load", stdin=single).stdout.decode()
+    history = [
+        json.loads(line) for line in rootless.docker("history", "--format", "json", "moved:1").stdout.splitlines()
+    ]
+    assert [row["Comment"] for row in history] == ["one more", "Imported from -"]
+    assert history[0]["ID"] == image[7:19]
+    rows = rootless.out("history", "--format", "{{.Size}} {{.Comment}}", "moved:1").splitlines()
+    assert rows == [f"{row['Size']} {row['Comment']}" for row in history]
+    assert rootless("save", "-o", str(tmp_path / "no"), "nothing", check=1).stderr
+    assert not (tmp_path / "no").exists()
+    rootless("rmi", "moved:1")

@@ -9,9 +9,11 @@ from rootless.cli.invocation import Invocation
 
 
 @declare("save", "IMAGE [IMAGE...]", (1, None))
+@flag("--format", default="docker", help="docker (which is an OCI layout as well), or oci")
 @flag("-o", "--output", help="File to write in place of standard output")
 @flag("--platform", default="", help="The image of this platform only")
-def command(invocation: Invocation, args: tuple[str, ...], output: str | None, platform: str) -> None:
+def command(invocation: Invocation, args: tuple[str, ...], format: str, output: str | None, platform: str) -> None:
     """Write one or more images to an archive"""
-    response = invocation.client.open("GET", "/images/get", {"names": list(args), "platform": platform})
+    query = {"names": list(args), "format": format.removesuffix("-archive"), "platform": platform}
+    response = invocation.client.open("GET", "/images/get", query)
     write_archive(response.chunks(), output, "save")
