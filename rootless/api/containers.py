@@ -13,7 +13,7 @@ from rootless.engine import shapes
 from rootless.engine.container import Container
 from rootless.engine.engine import Engine
 from rootless.model import states
-from rootless.model.errors import Conflict, InvalidParameter, NotFound
+from rootless.model.errors import Conflict, InvalidParameter, NotFound, RootlessError
 
 _FILTERS = (
     "ancestor before expose exited health id is-task label name network publish since status volume isolation".split()
@@ -167,27 +167,15 @@ def _is_ancestor(engine: Engine, container: Container, value: str) -> bool:
 
 
 async def _sizes(engine: Engine, container: Container) -> dict[str, int]:
-    upper = engine.containers.records.directory(container.id) / "upper"
-    changed = await trio.to_thread.run_sync(_tree_bytes, str(upper))
+    try:
+        changed = await engine.files.size(container)
+    except RootlessError:
+        changed = 0
     try:
         image = engine.images.resolve(container.record.image_id).size
     except NotFound:
         image = 0
     return {"SizeRw": changed, "SizeRootFs": changed + image}
-
-
-def _tree_bytes(path: str) -> int:
-    """Bytes of the files below; directories closed to us count as nothing."""
-    import os
-
-    total = 0
-    for directory, _, names in os.walk(path):
-        for name in names:
-            try:
-                total += os.lstat(os.path.join(directory, name)).st_size
-            except OSError:
-                continue
-    return total
 
 
 async def top(engine: Engine, request: Request, parameters: dict[str, str]) -> Response:
@@ -228,11 +216,13 @@ def _processes(first: int) -> list[list[str]]:
 async def prune(engine: Engine, request: Request, parameters: dict[str, str]) -> Response:
     wanted = filters_module.parse(request.query.get("filters", ""), ("label", "until"))
     removed: list[str] = []
+    freed = 0
     for container in list(engine.containers.by_id.values()):
         if not container.running and _matches(engine, container, {k: v for k, v in wanted.items() if k == "label"}):
+            freed += (await _sizes(engine, container))["SizeRw"]
             await engine.containers.remove(container, force=False, volumes=False)
             removed.append(container.id)
-    return json_response({"ContainersDeleted": removed, "SpaceReclaimed": 0})
+    return json_response({"ContainersDeleted": removed, "SpaceReclaimed": freed})
 
 
 def _seconds(request: Request) -> int | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import collections
 import json
 import time
 import traceback
@@ -26,6 +25,14 @@ from rootless.model.errors import Conflict, InvalidParameter, NotFound, Rootless
 
 async def list_images(engine: Engine, request: Request, parameters: dict[str, str]) -> Response:
     wanted = filters_module.parse(request.query.get("filters", ""), selection.LIST_FILTERS)
+    rows = image_rows(engine, wanted, shared=request.flag("shared-size"), manifests=request.flag("manifests"))
+    return json_response(rows)
+
+
+def image_rows(
+    engine: Engine, wanted: filters_module.Filters, *, shared: bool, manifests: bool = False
+) -> list[dict[str, Any]]:
+    """GET /images/json: newest first. Raises InvalidParameter, NotFound (an image a filter names)."""
     dangling = filters_module.boolean(wanted, "dangling")
     every = engine.images.all()
     images = [
@@ -33,10 +40,32 @@ async def list_images(engine: Engine, request: Request, parameters: dict[str, st
         for image in selection.select(every, wanted, engine.images.resolve, time.time())
         if dangling is None or dangling == (not image.names)
     ]
-    used = collections.Counter(c.record.image_id for c in engine.containers.by_id.values())
-    shared = usage.shared_bytes(every) if request.flag("shared-size") else {}
-    rows = [_summary(image, wanted, used[image.id], shared.get(image.id, -1)) for image in images]
-    return json_response(sorted(rows, key=lambda row: -int(row["Created"])))
+    users: dict[str, list[str]] = {}
+    for container in engine.containers.by_id.values():
+        users.setdefault(container.record.image_id, []).append(container.id)
+    shared_bytes = usage.shared_bytes(every) if shared else {}
+    rows = []
+    for image in images:
+        using = users.get(image.id, [])
+        row = _summary(image, wanted, len(using), shared_bytes.get(image.id, -1))
+        rows.append({**row, "Manifests": [_manifest(image, using)]} if manifests and image.manifest_digest else row)
+    return sorted(rows, key=lambda row: -int(row["Created"]))
+
+
+def _manifest(image: Image, users: list[str]) -> dict[str, Any]:
+    """The API's ImageManifestSummary: what we keep is unpacked, and nothing besides."""
+    platform = {"architecture": image.config.get("architecture", ""), "os": image.config.get("os", "linux")}
+    if image.config.get("variant"):
+        platform["variant"] = image.config["variant"]
+    media_type = "application/vnd.oci.image.manifest.v1+json"
+    return {
+        "ID": image.manifest_digest,
+        "Descriptor": {"mediaType": media_type, "digest": image.manifest_digest, "size": image.manifest_bytes},
+        "Available": True,
+        "Size": {"Content": 0, "Total": image.size},
+        "Kind": "image",
+        "ImageData": {"Platform": platform, "Containers": users, "Size": {"Unpacked": image.size}},
+    }
 
 
 def _summary(image: Image, wanted: filters_module.Filters, used: int, shared: int) -> dict[str, Any]:

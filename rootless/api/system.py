@@ -10,9 +10,11 @@ from typing import Any
 import trio
 
 from rootless.api import filters as filters_module
+from rootless.api import images
 from rootless.api.http import Request, Response, StreamResponse, json_response
 from rootless.engine import host_info
 from rootless.engine.engine import Engine
+from rootless.images.storing import Progress
 from rootless.model import clock
 from rootless.model.errors import InvalidParameter
 
@@ -100,6 +102,35 @@ def _event_matches(event: Mapping[str, Any], wanted: filters_module.Filters) -> 
     return True
 
 
+async def df(engine: Engine, request: Request, parameters: dict[str, str]) -> Response:
+    kinds = set(request.query_lists.get("type", []))
+    if unknown := kinds - {"container", "image", "volume", "build-cache"}:
+        raise InvalidParameter(f"unknown object type: {sorted(unknown)[0]}")
+    from rootless.engine.disk_usage import disk_usage
+
+    rows = images.image_rows(engine, {}, shared=True) if not kinds or "image" in kinds else []
+    return json_response(await disk_usage(engine, kinds, rows))
+
+
+async def check(engine: Engine, request: Request, parameters: dict[str, str]) -> Response | StreamResponse:
+    from rootless.images.checking import Check
+
+    async def work(progress: Progress) -> None:
+        def say(text: str) -> None:
+            trio.from_thread.run_sync(progress, {"status": text})
+
+        checking = Check(engine.images.layout, request.flag("repair"), say)
+        problems = await trio.to_thread.run_sync(checking.run)
+        engine.images.forget()
+        for problem in problems:
+            progress({"problem": str(problem), "mended": problem.mended})
+        left = sum(not problem.mended for problem in problems)
+        found = f"{left} problems" if left else "no problems" if not problems else "all problems mended"
+        progress({"summary": f"{checking.images} images, {checking.bytes_read} bytes of layers read: {found}"})
+
+    return await images.progress_response(engine, work)
+
+
 ROUTES = [
     ("GET", "/_ping", ping),
     ("HEAD", "/_ping", ping),
@@ -108,4 +139,6 @@ ROUTES = [
     ("GET", "/events", events),
     ("GET", "/rootless/status", status),
     ("POST", "/rootless/stop", stop),
+    ("POST", "/rootless/check", check),
+    ("GET", "/system/df", df),
 ]

@@ -39,7 +39,10 @@ def write_archive(chunks: Iterable[bytes], path: str | None, what: str) -> None:
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         for data in chunks:
-            write_all(fd, data)
+            try:
+                write_all(fd, data)
+            except OSError as error:
+                raise OSError(error.errno, error.strerror, path) from error
         os.rename(temporary, path)
     except BaseException:
         os.unlink(temporary)

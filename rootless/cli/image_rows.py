@@ -42,6 +42,21 @@ def rows(image: Mapping[str, Any], truncate: bool, digests: bool, now_seconds: f
     return made or [_row(image, truncate, NONE, NONE, NONE, now_seconds)]
 
 
+def tree(image: Mapping[str, Any]) -> list[str]:
+    """An image as lines of `--tree`: its names, then the platforms that are here. EXTRA is U: a container needs it."""
+    names = [familiar(name) for name in image.get("RepoTags") or []] or [NONE]
+    size = human_size(int(image.get("Size") or 0))
+    extra = "U" if int(image.get("Containers", 0)) > 0 else ""
+    lines = [f"{name}\t{short_id(image['Id'])}\t{size}\t{extra}" for name in names]
+    for manifest in image.get("Manifests") or []:
+        platform = manifest["ImageData"]["Platform"]
+        words = "/".join(platform[key] for key in ("os", "architecture", "variant") if platform.get(key))
+        used = "U" if manifest["ImageData"]["Containers"] else ""
+        total = human_size(manifest["Size"]["Total"])
+        lines.append(f"└─ {words}\t{short_id(manifest['ID'])}\t{total}\t{used}")
+    return lines
+
+
 def familiar(name: str) -> str:
     """("docker.io/library/debian:12") -> "debian:12"."""
     return name.removeprefix("docker.io/library/").removeprefix("docker.io/")

@@ -88,8 +88,8 @@ def _run(arguments: Sequence[str]) -> int:
     except OSError as error:
         if isinstance(error, BrokenPipeError):
             raise
-        name = f" {error.filename}" if error.filename else ""
-        _complain(f"{PROGRAM}:{name}: {(error.strerror or str(error)).lower()}")
+        name = f" {error.filename}:" if error.filename else ""
+        _complain(f"{PROGRAM}:{name} {(error.strerror or str(error)).lower()}")
         return 1
 
 

@@ -80,6 +80,8 @@ NETWORK = {
     "remove": Entry("network_rm", "Remove networks", hidden=True),
 }
 SYSTEM = {
+    "check": Entry("system_check", "Verify the images in the store, and mend what can be mended"),
+    "df": Entry("system_df", "Show the room that images, containers and volumes take"),
     "events": Entry("events", "Show what happens, as it happens"),
     "info": Entry("info", "Show the engine, this host and the settings in force"),
     "start": Entry("system_start", "Start the engine, if it does not run"),

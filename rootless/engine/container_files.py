@@ -39,6 +39,11 @@ class ContainerFiles:
         async with self.work(container, "changes") as work:
             return [(int(kind), str(path)) for kind, path in await work.result()]
 
+    async def size(self, container: Container) -> int:
+        """Bytes of the files the container has written."""
+        async with self.work(container, "size") as work:
+            return int(await work.result())
+
     async def stat(self, container: Container, path: str) -> dict[str, Any]:
         async with self.work(container, "stat", path) as work:
             found = await work.result()
@@ -93,7 +98,7 @@ class ContainerFiles:
         if action in ("stat", "read", "write"):
             if not container.running:
                 lower = await self._link.mounted(source.mount)
-        elif source.kind != "tree":
+        elif source.kind != "tree" and action != "size":
             raise Conflict(
                 f"{container.name} is a container of the image host, this machine itself: what it sees is not in layers"
             )

@@ -133,7 +133,7 @@ def manifest_json(images: Sequence[tuple[str, Sequence[str], Sequence[str]]]) ->
         [
             {
                 "Config": blob_name(config),
-                "RepoTags": [reference.parse(name).familiar for name in names] or None,
+                "RepoTags": list(names) or None,  # canonical: podman takes docker's short forms for names of its own
                 "Layers": [blob_name(layer) for layer in layers],
             }
             for config, layers, names in images

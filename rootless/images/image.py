@@ -25,6 +25,7 @@ class Image:
     manifest_digest: str
     layers: tuple[str, ...]
     layer_bytes: tuple[int, ...] = ()
+    manifest_bytes: int = 0
     names: tuple[str, ...] = ()
     digests: tuple[str, ...] = ()  # repository@digest it was pulled as, canonical
     pulled_manifests: tuple[str, ...] = ()

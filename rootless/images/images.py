@@ -117,6 +117,10 @@ class Images:
         tree = self.layout.tree(image.layers)
         return ImageSource(tree.name[:32], "tree", tree, tuple(self.layout.layer(layer) for layer in image.layers))
 
+    def forget(self) -> None:
+        """Look at every image anew: blobs have been mended."""
+        self._parsed.clear()
+
     def is_host(self, image: Image) -> bool:
         return image.id == self._host.id
 
@@ -249,4 +253,5 @@ def parse_image(layout: Layout, manifest_digest: str) -> Image:
         manifest_digest=manifest_digest,
         layers=tuple(diff_ids(config)),
         layer_bytes=sizes,
+        manifest_bytes=len(layout.blob(manifest_digest)),
     )

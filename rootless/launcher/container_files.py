@@ -72,6 +72,8 @@ def work(request: messages.WorkOnFiles, pidfd: int, data: int, result: int, cont
 
 def _work(request: messages.WorkOnFiles, pidfd: int, data: int, context: ChildContext) -> Any:
     root = request.spec.root
+    if request.action == "size":
+        return _bytes_below(root.upper)
     if request.action in ("changes", "layer", "export"):
         tree = fuse_overlay.open_tree(Path(request.tree), [Path(layer) for layer in request.layers])
         upper = Path(root.upper)
@@ -96,6 +98,16 @@ def _work(request: messages.WorkOnFiles, pidfd: int, data: int, context: ChildCo
         copying.write_path(container, request.path, data, replace=request.replace)
         return {}
     raise FilesError("invalid", f"unknown action {request.action}")
+
+
+def _bytes_below(directory: str) -> int:
+    """Of all files; links are not followed, and what goes meanwhile does not count."""
+    total = 0
+    for _, _, names, fd in os.fwalk(directory, follow_symlinks=False):
+        for name in names:
+            with contextlib.suppress(OSError):
+                total += os.stat(name, dir_fd=fd, follow_symlinks=False).st_size
+    return total
 
 
 def _enter(request: messages.WorkOnFiles, pidfd: int, context: ChildContext) -> int:

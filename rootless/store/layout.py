@@ -141,9 +141,17 @@ class Layout:
             if json.dumps(entries) != before:
                 self._write(entries)
 
+    def replace_entries(self, entries: list[dict[str, Any]]) -> None:
+        """In the place of an index.json that cannot be read."""
+        with files.locked(self.images / "lock"):
+            self._write(entries)
+
     def _write(self, entries: list[dict[str, Any]]) -> None:
         made = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries}
-        files.write_file(self._index, json.dumps(made, indent=1).encode())
+        try:
+            files.write_file(self._index, json.dumps(made, indent=1).encode())
+        except OSError as error:
+            raise RootlessError(f"cannot write {self._index}: {error.strerror}") from error
 
     # ------------------------------------------------------------------------------------------------ layers
     def layer(self, diff_id: str) -> Path:

@@ -13,6 +13,7 @@ import socket
 from collections.abc import Mapping
 from pathlib import Path
 
+from rootless.model.errors import RootlessError
 from rootless.store import files
 
 
@@ -36,8 +37,12 @@ class Uses:
                 path.unlink(missing_ok=True)
 
     def add(self, container_id: str, image_id: str) -> None:
-        self._mine.mkdir(parents=True, exist_ok=True)
-        (self._mine / container_id).write_text(image_id)
+        """Raises RootlessError."""
+        try:
+            self._mine.mkdir(parents=True, exist_ok=True)
+            (self._mine / container_id).write_text(image_id)
+        except OSError as error:
+            raise RootlessError(f"cannot write to {self._mine}: {error.strerror}") from error
 
     def remove(self, container_id: str) -> None:
         (self._mine / container_id).unlink(missing_ok=True)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import resource
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ from fuse_overlay import open_tree
 from rootless.images.images import Images
 from rootless.images.removing import collect
 from rootless.images.storing import LayerBeingStored, place_image
-from rootless.model.errors import Conflict, NotFound
+from rootless.model.errors import Conflict, NotFound, RootlessError
 from rootless.settings import Settings
 from rootless.store import files
 from tests.images.registries import config_of, docker_archive, sha256
@@ -122,3 +124,29 @@ def test_the_same_image_has_one_manifest_wherever_it_came_from(tmp_path: Path) -
     manifest = json.loads(second.layout.blob(second.resolve("b:1").manifest_digest))
     assert [layer["digest"] for layer in manifest["layers"]] == [sha256(BOTTOM), sha256(TOP)]
     shutil.rmtree(tmp_path / "1")
+
+
+@pytest.mark.parametrize("limit", [0, 100, 600, 3000, 300_000])
+@pytest.mark.parametrize("what", ["load", "import", "tag"])
+def test_a_full_disk_leaves_nothing(tmp_path: Path, what: str, limit: int) -> None:
+    """No file may become larger than `limit`: the first one that would fails as on a disk that is full."""
+    images = store(tmp_path)
+    load(images, docker_archive([BOTTOM], ["base:1"]))
+    if what == "tag":
+        limit = min(limit, 600)  # its index.json is small
+    before = {path: path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()}
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    attempt: dict[str, Callable[[], object]] = {
+        "load": lambda: load(images, docker_archive([BOTTOM, TOP], ["app:1"])),
+        "import": lambda: imported(images, TOP, "app:1"),
+        "tag": lambda: trio.run(images.tag, images.resolve("base:1"), "base", "2"),
+    }
+    try:
+        with pytest.raises(RootlessError, match="File too large"):
+            attempt[what]()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    assert {path: path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()} == before
+    assert store(tmp_path).resolve("base:1").repo_tags == ["base:1"]
+    assert list(images.layout.temporary.iterdir()) == []
