@@ -208,7 +208,7 @@ def warnings_of(host_config: Mapping[str, Any]) -> list[str]:
     for name, words in _LIMITS.items():
         value = host_config.get(name)
         if value and not (name == "PidsLimit" and isinstance(value, int) and value < 0):
-            found.append(f"{name}: the {words} is not enforced by this version of rootless. It was ignored.")
+            found.append(f"{name}: {words} not enforced by this version of rootless: ignored.")
     if _object(host_config, "RestartPolicy").get("Name") not in (None, "", "no"):
         found.append("RestartPolicy: containers are not restarted by this version of rootless. It was ignored.")
     return found

@@ -116,9 +116,8 @@ class Engine:
         """End the launcher too, and leave. Raises Conflict while containers run, unless `force` (they are killed)."""
         running = [container.name for container in self.containers.by_id.values() if container.running]
         if running and not force:
-            raise Conflict(
-                f"{len(running)} containers are running ({', '.join(sorted(running)[:5])}): stop them first, or force"
-            )
+            what = "a container is running" if len(running) == 1 else f"{len(running)} containers are running"
+            raise Conflict(f"{what} ({', '.join(sorted(running)[:5])}): stop it first, or force (system stop -f)")
         for name in running:
             await self.containers.stop(self.containers.find(name), 0)
         if self.link.launcher is not None:

@@ -75,7 +75,6 @@ class Container:
         return Answer(status=204)
 
     def attach(self, connection: socket.socket) -> None:
-        self.order.append("attach")
         self.started.wait(30)
         for stream, data in self.write:
             connection.sendall(data if self.tty else frame(stream, data))
@@ -94,7 +93,8 @@ def test_run_attached(engine: FakeEngine) -> None:
     code, out, err = rootless(engine, *words, stdin=data)
     assert (code, err) == (7, "WARNING: it is cold\nerr\n")
     assert out == "out\n" + data.decode()
-    assert container.order == ["attach", "wait removed", "start"]
+    assert [request.path.rpartition("/")[2] for request in engine.received] == ["create", "attach", "wait", "start"]
+    assert container.order == ["wait removed", "start"]
     request = engine.requests("POST", "/containers/create")[0]
     body = request.value
     assert request.query == {"name": ["n"]}

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.busybox import busybox_tar
 from tests.e2e.conftest import Installation
 
 
@@ -44,3 +45,12 @@ def test_the_state_root_is_one_engines(fresh: Installation) -> None:
     elsewhere = fresh("ps", check=1, ROOTLESS_RUNTIME_DIR=str(fresh.home / "run2"))
     assert f"in use by another engine (process {pid}" in elsewhere.stderr.decode()
     assert fresh.out("system", "status", "--format", "{{.EnginePid}}") == pid
+
+
+def test_an_engine_with_containers_stops_only_by_force(fresh: Installation) -> None:
+    fresh("import", "-", "busybox", stdin=busybox_tar())
+    fresh("run", "-d", "--name", "works", "busybox", "/bin/sleep", "100")
+    refused = fresh("system", "stop", check=1)
+    assert b"a container is running (works)" in refused.stderr
+    fresh("system", "stop", "-f")
+    assert fresh.out("ps", "-a", "--format", "{{.Names}} {{.State}}") == "works exited"
