@@ -178,7 +178,10 @@ def registry(
         lines.append(f"auth: {json.dumps({'token': token})}")
     (directory / "registry.yml").write_text("\n".join(lines))
     server = subprocess.Popen(
-        [program, "serve", str(directory / "registry.yml")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        [program, "serve", str(directory / "registry.yml")],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={name: value for name, value in os.environ.items() if not name.startswith("REGISTRY_")},  # its settings
     )
     try:
         host, _, port = address.partition(":")
