@@ -9,12 +9,16 @@ from __future__ import annotations
 import errno
 import os
 import struct
+import traceback
 from collections.abc import Callable, Mapping
 
 from fuse_overlay.cpu_follower import CpuFollower
 from fuse_overlay.wire import structs as w
 
 MAX_READ = 1 << 20
+BUFFER_BYTES = MAX_READ + (1 << 16)
+_HEADER_BYTES = w.IN_HEADER.size
+_SILENT = (w.FORGET, w.BATCH_FORGET, w.INTERRUPT)
 Handler = Callable[[int, int, bytes], None]  # (unique, nodeid, body)
 
 
@@ -45,49 +49,66 @@ class Device:
 
         Raises OSError from the device."""
         if resume:
-            try:
-                os.write(self.fd, w.OUT_HEADER.pack(w.OUT_HEADER.size, w.NOTIFY_RESEND, 0))
-            except OSError:
-                pass  # a kernel before 6.9: what the dead server held is lost, its callers can be interrupted
-        buffer = bytearray(MAX_READ + (1 << 16))
-        view = memoryview(buffer)
-        buffers = [buffer]
-        unpack, size = w.IN_HEADER.unpack_from, w.IN_HEADER.size
-        silent = (w.FORGET, w.BATCH_FORGET, w.INTERRUPT)
-        fd, readv, find = self.fd, os.readv, handlers.get
+            self.resend()
+        buffer = bytearray(BUFFER_BYTES)
         follower = CpuFollower()
         follow = follower.seen if follower.useful else None
-        while True:
-            try:
-                received = readv(fd, buffers)
-            except OSError as error:
-                if error.errno in (errno.EINTR, errno.EAGAIN, errno.ENOENT):
-                    continue
-                if error.errno == errno.ENODEV:
-                    return
-                raise
-            if received < size:
-                continue
-            length, opcode, unique, nodeid, self.uid, self.gid, self.pid, _, _ = unpack(buffer)
-            if length != received:
-                continue
+        receive, answer = self.receive, self.answer
+        while received := receive(buffer):
+            answer(handlers, buffer, received, write)
             if follow is not None:
                 follow(self.pid)
+
+    def resend(self) -> None:
+        """Ask again for what a dead server had taken."""
+        try:
+            os.write(self.fd, w.OUT_HEADER.pack(w.OUT_HEADER.size, w.NOTIFY_RESEND, 0))
+        except OSError:
+            pass  # a kernel before 6.9: what the dead server held is lost, its callers can be interrupted
+
+    def receive(self, buffer: bytearray) -> int:
+        """Wait for a request; its bytes, or 0 where the mount has gone."""
+        while True:
             try:
-                if opcode == w.WRITE and write is not None:
-                    write(unique, nodeid, view[size:received])
-                elif (handler := find(opcode)) is not None:
-                    handler(unique, nodeid, bytes(view[size:received]))
-                elif opcode not in silent:
-                    self.error(unique, errno.ENOSYS)
-            except Refused as refused:
-                self.error(unique, refused.errno)
+                return os.readv(self.fd, (buffer,))
             except OSError as error:
-                if error.filename == _DEVICE:
+                if error.errno == errno.ENODEV:
+                    return 0
+                if error.errno not in (errno.EINTR, errno.EAGAIN, errno.ENOENT):  # ENOENT: interrupted before we had it
                     raise
-                self.error(unique, error.errno or errno.EIO)
-            except (ValueError, IndexError, OverflowError, struct.error):
-                self.error(unique, errno.EIO)
+
+    def answer(
+        self,
+        handlers: Mapping[int, Handler],
+        buffer: bytearray,
+        received: int,
+        write: Callable[[int, int, memoryview], None] | None = None,
+    ) -> None:
+        """Give a request to its handler, and its asker an errno where that fails. Raises OSError from the device."""
+        if received < _HEADER_BYTES:
+            return
+        length, opcode, unique, nodeid, self.uid, self.gid, self.pid, _, _ = w.IN_HEADER.unpack_from(buffer)
+        if length != received:
+            return
+        body = memoryview(buffer)[_HEADER_BYTES:received]
+        try:
+            if opcode == w.WRITE and write is not None:
+                write(unique, nodeid, body)
+            elif (handler := handlers.get(opcode)) is not None:
+                handler(unique, nodeid, bytes(body))
+            elif opcode not in _SILENT:
+                self.error(unique, errno.ENOSYS)
+        except Refused as refused:
+            self.error(unique, refused.errno)
+        except OSError as error:
+            if error.filename == _DEVICE:
+                raise
+            self.error(unique, error.errno or errno.EIO)
+        except (ValueError, IndexError, OverflowError, struct.error):  # a request or an index that lies
+            self.error(unique, errno.EIO)
+        except Exception:  # a mistake of ours: its asker is told, all others go on
+            traceback.print_exc()
+            self.error(unique, errno.EIO)
 
     def write(self, parts: list[bytes | memoryview]) -> None:
         """A whole answer, header first."""

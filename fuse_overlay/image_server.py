@@ -1,23 +1,27 @@
 """Serves the merged tree of an image, read-only, over /dev/fuse. A plain loop in a process of its own.
 
 Speed is not being asked: no OPEN, no OPENDIR, attributes, names, absent names and links cached for ever, directories
-read with their attributes. nodeid = row + 1, so there is no state: killed at any moment, the next server takes the same
+read with their attributes, small files pushed (`prefetch`), and no GETXATTR in a tree without xattrs, where overlayfs
+asks for one per file. nodeid = row + 1, so there is no state: killed at any moment, the next server takes the same
 descriptor and asks the kernel to send again what the dead one had taken (FUSE_NOTIFY_RESEND, kernel 6.9).
 Called by a process that was forked for it; returns when the last user of the mount has gone."""
 
 from __future__ import annotations
 
 import errno
-import os
 import stat
 
 from fuse_overlay.device import MAX_READ, Device, Handler, Refused, init_answer
-from fuse_overlay.layers.index import Row
+from fuse_overlay.layers.index import XATTRS, Row, attributes
 from fuse_overlay.layers.store import Tree
 from fuse_overlay.prefetch import Prefetcher
+from fuse_overlay.standby import Standby
 from fuse_overlay.wire import structs as w
 
 OVERFLOW_ID = 65534
+_UID_AT, _GID_AT = w.ENTRY.size + 68, w.ENTRY.size + 72  # struct fuse_attr
+_LENGTH_AT = w.ENTRY.size + w.ATTR.size + 16  # struct fuse_dirent
+_NAME_AT = w.ENTRY.size + w.ATTR.size + w.DIRENT.size
 _WANTED = (
     w.ASYNC_READ
     | w.BIG_WRITES
@@ -36,7 +40,11 @@ _WANTED = (
 def serve_tree(fuse_fd: int, tree: Tree, *, id_count: int, resume: bool) -> None:
     """Serve until unmounted. `id_count`: ids from there on do not exist in the mount's user namespace and are shown as
     root if it is 1, else as 65534. `resume`: an earlier server has done the INIT. Raises OSError from the device."""
-    ImageServer(Device(fuse_fd), tree, id_count).serve(resume=resume)
+    device = Device(fuse_fd)
+    server = ImageServer(device, tree, id_count)
+    standby = Standby(device, server.handlers)
+    server.prefetcher = Prefetcher(fuse_fd, tree, standby)
+    device.serve(server.handlers, resume=resume)
 
 
 class ImageServer:
@@ -50,8 +58,9 @@ class ImageServer:
         self._id_count = id_count
         self._squashed = 0 if id_count == 1 else OVERFLOW_ID
         self._answer = memoryview(bytearray(MAX_READ))
-        self._prefetcher = Prefetcher(device.fd, tree)
-        self._handlers: dict[int, Handler] = {
+        self._preadv = tree.preadv
+        self.prefetcher: Prefetcher | None = None
+        self.handlers: dict[int, Handler] = {
             w.LOOKUP: self._lookup,
             w.GETATTR: self._getattr,
             w.READLINK: self._readlink,
@@ -59,15 +68,13 @@ class ImageServer:
             w.STATFS: self._statfs,
             w.READDIR: self._readdir,
             w.READDIRPLUS: self._readdirplus,
-            w.GETXATTR: self._getxattr,
             w.LISTXATTR: self._listxattr,
             w.IOCTL: self._refuse_ioctl,
             w.INIT: self._init,
             w.DESTROY: lambda unique, _nodeid, _body: self._reply(unique),
         }
-
-    def serve(self, *, resume: bool) -> None:
-        self._device.serve(self._handlers, resume=resume)
+        if self._index.flags & XATTRS:  # else ENOSYS, and the kernel answers for us from then on
+            self.handlers[w.GETXATTR] = self._getxattr
 
     # ------------------------------------------------------------------------------------------------ answers
     def _row(self, nodeid: int) -> Row:
@@ -77,13 +84,9 @@ class ImageServer:
             raise Refused(errno.ENOENT) from None
 
     def _attributes(self, number: int, row: Row) -> bytes:
-        seconds, nanoseconds = divmod(row.mtime_ns, 10**9)
-        seconds &= 0xFFFFFFFFFFFFFFFF
         uid = row.uid if row.uid < self._id_count else self._squashed
         gid = row.gid if row.gid < self._id_count else self._squashed
-        blocks = -(-row.size // 512)
-        times = seconds, seconds, seconds, nanoseconds, nanoseconds, nanoseconds
-        return w.ATTR.pack(number + 1, row.size, blocks, *times, row.mode, row.nlink, uid, gid, row.rdev, 4096, 0)
+        return attributes(number, row.mode, row.nlink, uid, gid, row.size, row.mtime_ns, row.rdev)
 
     def _init(self, unique: int, _nodeid: int, body: bytes) -> None:
         self._reply(unique, init_answer(body, _WANTED))
@@ -114,41 +117,60 @@ class ImageServer:
         size = max(0, min(size, MAX_READ, row.size - offset))
         if size:
             try:
-                read = os.preadv(self._tars[row.layer], [self._answer[:size]], row.data_offset + offset)
-            except (OSError, IndexError) as error:
+                self._preadv(row, self._answer[:size], offset)
+            except (
+                OSError,
+                IndexError,
+            ) as error:  # the tar has become shorter, or its disk fails
                 raise Refused(errno.EIO) from error
-            if read != size:  # the tar is shorter than when it was indexed
-                raise Refused(errno.EIO)
+        if self.prefetcher is not None:
+            self.prefetcher.before_read(nodeid - 1, row.parent)
         self._write([w.OUT_HEADER.pack(w.OUT_HEADER.size + size, 0, unique), self._answer[:size]])
-        self._prefetcher.was_read(row.parent)
 
     def _statfs(self, unique: int, _nodeid: int, _body: bytes) -> None:
         self._reply(unique, w.STATFS_OUT.pack(1, 0, 0, self._index.rows, 0, 4096, 255, 4096, 0))
 
-    def _readdir(self, unique: int, nodeid: int, body: bytes) -> None:
-        self._list(unique, nodeid, body, plus=False)
-
     def _readdirplus(self, unique: int, nodeid: int, body: bytes) -> None:
-        self._list(unique, nodeid, body, plus=True)
+        _, offset, size = w.READ_IN.unpack_from(body)
+        directory = self._row(nodeid)
+        start, end = directory.first_dirent + offset, directory.first_dirent + directory.dirents
+        if start >= end:
+            if self.prefetcher is not None:
+                self.prefetcher.before_end_of_listing(nodeid - 1, directory)
+            self._reply(unique)
+            return
+        listing, last = self._index.listing(start, end, min(size, MAX_READ))
+        if directory.greatest_id >= self._id_count:
+            listing = self._squash(listing)
+        self._write([w.OUT_HEADER.pack(w.OUT_HEADER.size + len(listing), 0, unique), listing])
+        if last and self.prefetcher is not None:
+            self.prefetcher.listed(nodeid - 1)
 
-    def _list(self, unique: int, nodeid: int, body: bytes, *, plus: bool) -> None:
+    def _squash(self, listing: memoryview) -> memoryview:
+        """A copy in which ids that do not exist here are replaced."""
+        copy = bytearray(listing)
+        at = 0
+        while at < len(copy):
+            for place in (at + _UID_AT, at + _GID_AT):
+                if int.from_bytes(copy[place : place + 4], "little") >= self._id_count:
+                    copy[place : place + 4] = self._squashed.to_bytes(4, "little")
+            at += w.pad8(_NAME_AT + int.from_bytes(copy[at + _LENGTH_AT : at + _LENGTH_AT + 4], "little"))
+        return memoryview(copy)
+
+    def _readdir(self, unique: int, nodeid: int, body: bytes) -> None:
+        """Only of kernels that do not want the attributes."""
         _, offset, size = w.READ_IN.unpack_from(body)
         directory = self._row(nodeid)
         parts: list[bytes] = []
         left = min(size, MAX_READ)
-        fixed = w.DIRENT.size + (w.ENTRY.size + w.ATTR.size if plus else 0)
         for position in range(min(offset, directory.dirents), directory.dirents):
             name, number = self._index.entry(directory.first_dirent + position)
-            length = w.pad8(fixed + len(name))
+            length = w.pad8(w.DIRENT.size + len(name))
             if length > left:
                 break
             left -= length
-            row = self._index.row(number)
-            if plus:
-                parts.append(w.ENTRY.pack(number + 1, 0, w.FOREVER, w.FOREVER, 0, 0))
-                parts.append(self._attributes(number, row))
-            parts.append(w.DIRENT.pack(number + 1, position + 1, len(name), row.mode >> 12))
-            parts.append(name.ljust(length - fixed, b"\0"))
+            parts.append(w.DIRENT.pack(number + 1, position + 1, len(name), self._index.row(number).mode >> 12))
+            parts.append(name.ljust(length - w.DIRENT.size, b"\0"))
         self._reply(unique, b"".join(parts))
 
     def _getxattr(self, unique: int, nodeid: int, body: bytes) -> None:

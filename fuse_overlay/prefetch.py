@@ -1,79 +1,94 @@
-"""Pushes a directory's small files into the page cache when one of them is read for the first time.
+"""Pushes into the page cache what will be read next (FUSE_NOTIFY_STORE): a request saved is two context switches saved.
 
-In a process of its own: NOTIFY_STORE blocks on a page whose READ has not been answered. Bounded: a file of at most
-MAX_FILE bytes, a directory of at most MAX_DIRECTORY bytes, each directory once, and only while somebody reads."""
+Only what the kernel knows the inodes of can be stored, that is, directories that were listed to their end: then
+somebody walks and does not open by name. Done before the answer the walker waits for:
+
+- a directory's small files, when one of them is read for the first time;
+- and at the end of the listing, where the directories before were read: each read of a listed directory gives credit
+  for twice as many directories (at most MAX_CREDIT), then one is left as a probe. Who lists and does not read costs
+  no more than the credit.
+
+Bounded: a file of at most MAX_FILE bytes, MAX_PUSH bytes at a time, each directory's files once."""
 
 from __future__ import annotations
 
 import errno
 import os
-import signal
 import stat
-import struct
 
+from fuse_overlay.layers.index import Row
 from fuse_overlay.layers.store import Tree
+from fuse_overlay.standby import Standby
 from fuse_overlay.wire import structs as w
 
-MAX_FILE = 128 << 10
-MAX_DIRECTORY = 16 << 20
-_ORDER = struct.Struct("<I")
+MAX_FILE = 512 << 10
+MAX_PUSH = 8 << 20
+MAX_CREDIT = 32
+_LISTED, _PUSHED = 1, 2
+_HEAD_BYTES = w.OUT_HEADER.size + w.STORE_OUT.size
 
 
 class Prefetcher:
-    """The server's end: `was_read(directory row)` costs a set lookup and, once a directory, one write to a pipe."""
+    """Its methods take rows of the tree; before_… are called before the answer is written."""
 
-    def __init__(self, fuse_fd: int, tree: Tree) -> None:
+    def __init__(self, fuse_fd: int, tree: Tree, standby: Standby) -> None:
         self._fuse_fd = fuse_fd
         self._tree = tree
-        self._done: set[int] = set()
-        self._pipe = -1
+        self._index = tree.index
+        self._standby = standby
+        self._state = bytearray(tree.index.rows)
+        self._credit = self._granted = 0
+        self._content = memoryview(bytearray(MAX_FILE))
 
-    def was_read(self, directory: int) -> None:
-        if directory in self._done:
+    def listed(self, number: int) -> None:
+        """All names of a directory have been told: the kernel knows their inodes."""
+        self._state[number] = self._state[number] or _LISTED
+
+    def before_end_of_listing(self, number: int, directory: Row) -> None:
+        """A directory has been listed to its end."""
+        if self._state[number] == _LISTED and self._credit and (files := self._small_files(directory)):
+            self._credit -= 1
+            self._state[number] = _PUSHED
+            self._push(files)
+
+    def before_read(self, number: int, parent: int) -> None:
+        """A file's content has been asked for."""
+        if self._state[parent] != _LISTED:
             return
-        self._done.add(directory)
-        if self._pipe < 0:
-            self._start()
+        self._state[parent] = _PUSHED
+        self._granted = min(2 * self._granted + 4, MAX_CREDIT)
+        self._credit = self._granted
+        files = self._small_files(self._index.row(parent))
+        self._push([(child, row) for child, row in files if child != number])
+
+    def _small_files(self, directory: Row) -> list[tuple[int, Row]]:
+        found = []
+        for _, child in self._index.entries(directory):
+            row = self._index.row(child)
+            if stat.S_ISREG(row.mode) and 0 < row.size <= MAX_FILE:
+                found.append((child, row))
+        return found
+
+    def _push(self, files: list[tuple[int, Row]]) -> None:
+        if not files:
+            return
+        left = MAX_PUSH
+        with self._standby:
+            try:
+                for number, row in files:
+                    left -= row.size
+                    if left < 0:
+                        return
+                    content = self._content[: row.size]
+                    self._tree.preadv(row, content, 0)
+                    self._store(number, content)
+            except (OSError, IndexError):
+                pass  # a tar that has become shorter, a mount that has gone: whoever reads will be told
+
+    def _store(self, number: int, content: memoryview) -> None:
+        head = w.OUT_HEADER.pack(_HEAD_BYTES + len(content), w.NOTIFY_STORE, 0)
         try:
-            os.write(self._pipe, _ORDER.pack(directory))
-        except OSError:
-            return  # it is behind or has died: reads are answered all the same
-
-    def _start(self) -> None:
-        reading, writing = os.pipe2(os.O_CLOEXEC)
-        if os.fork() == 0:
-            try:
-                os.close(writing)
-                os.sched_setaffinity(0, range(os.cpu_count() or 1))  # the server follows its client, we need not
-                _push_directories(self._fuse_fd, self._tree, reading)
-            finally:
-                os._exit(0)
-        os.close(reading)
-        os.set_blocking(writing, False)
-        signal.signal(signal.SIGPIPE, signal.SIG_IGN)
-        signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # reaped by the kernel
-        self._pipe = writing
-
-
-def _push_directories(fuse_fd: int, tree: Tree, orders: int) -> None:
-    """Until the server has gone (end of file) or the mount has (ENODEV)."""
-    while len(order := os.read(orders, _ORDER.size)) == _ORDER.size:
-        (number,) = _ORDER.unpack(order)
-        left = MAX_DIRECTORY
-        for _, child in tree.index.entries(tree.index.row(number)):
-            row = tree.index.row(child)
-            if not stat.S_ISREG(row.mode) or not 0 < row.size <= MAX_FILE:
-                continue
-            left -= row.size
-            if left < 0:
-                break
-            content = os.pread(tree.tars[row.layer], row.size, row.data_offset)
-            if len(content) != row.size:
-                continue
-            length = w.OUT_HEADER.size + w.STORE_OUT.size + len(content)
-            head = w.OUT_HEADER.pack(length, w.NOTIFY_STORE, 0) + w.STORE_OUT.pack(child + 1, 0, len(content), 0)
-            try:
-                os.writev(fuse_fd, [head, content])
-            except OSError as error:
-                if error.errno != errno.ENOENT:  # ENOENT: nobody has looked that name up
-                    return
+            os.writev(self._fuse_fd, [head + w.STORE_OUT.pack(number + 1, 0, len(content), 0), content])
+        except OSError as error:
+            if error.errno != errno.ENOENT:  # ENOENT: the kernel has forgotten that inode
+                raise

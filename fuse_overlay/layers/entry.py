@@ -11,7 +11,7 @@ WHITEOUT_PREFIX = b".wh."
 OPAQUE_NAME = b".wh..wh..opq"
 
 
-@dataclass
+@dataclass(slots=True)
 class Entry:
     """`path` is relative, without `.`, `..` or empty components; b"" is the root. `mode` has the file type.
     `data_offset` is where the content starts in the tar; `link` the symlink's text or the hard link's path."""

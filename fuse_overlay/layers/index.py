@@ -3,8 +3,9 @@
     header   magic, version, the sizes of what follows, CRC-32 of header and layer table
     layers   per layer: SHA-256 of its layer.tar (the diff id) and that file's size
     rows     one per inode, fixed size; row 0 is the root
-    dirents  (name, row) sorted by name within a directory; a directory's are contiguous
-    heap     names, link texts, xattrs
+    dirents  (record, row) sorted by name within a directory; a directory's are contiguous; one more marks the end
+    listing  per dirent a record as FUSE_READDIRPLUS answers it, attributes and name: a directory is read by copying
+    heap     link texts, xattrs, maps of sparse files
 
 A layer's own index uses the same form with two additions: a dirent of row WHITEOUT hides a name of the layers below,
 and a row of mode 0 is a hard link to a path (its link text) of the layers below. `merge` resolves both."""
@@ -16,23 +17,29 @@ import os
 import stat
 import struct
 import zlib
-from collections.abc import Iterator, Sequence
+from bisect import bisect_right
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 from fuse_overlay.errors import LayerError
+from fuse_overlay.wire import structs as w
 
 MAGIC = b"rl-index"
-VERSION = 1
+VERSION = 2
 WHITEOUT = 0xFFFFFFFF
 OPAQUE = 1  # flag of a directory's row: nothing of the layers below shows through
-
-_HEADER = struct.Struct("<8sIIIIIQI")  # magic version flags layers rows dirents heap_bytes crc
-_LAYER = struct.Struct("<32sQ")
-_ROW = struct.Struct("<IIIIQqIIQIIIIIIII")
-_DIRENT = struct.Struct("<IHHI")
+SPARSE = 2  # flag of a file's row: the link text is the map of its stored pieces, see `segments`
 MERGED = 1  # header flag: neither whiteouts nor unresolved hard links
+XATTRS = 2  # header flag: some row has extended attributes
+
+HEADER = struct.Struct("<8sIIIIIQQI")  # magic version flags layers rows dirents listing_bytes heap_bytes crc
+LAYER = struct.Struct("<32sQ")
+ROW = struct.Struct("<IIIIQqIIQIIIIIIIII")
+DIRENT = struct.Struct("<IIHH")  # record's place in the listing (units of 8 bytes), row, bytes of the name, unused
+PIECE = struct.Struct("<QQ")
+NAME_AT = w.ENTRY.size + w.ATTR.size + w.DIRENT.size
 
 
 class Row(NamedTuple):
@@ -55,6 +62,7 @@ class Row(NamedTuple):
     dirents: int
     parent: int
     flags: int
+    greatest_id: int  # of the entries of a directory: the greatest uid or gid
 
 
 class LayerId(NamedTuple):
@@ -62,7 +70,7 @@ class LayerId(NamedTuple):
     size: int  # bytes of layer.tar
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Node:
     """An inode while a tree is being made. `children` of a directory: name -> Node, None for a whiteout."""
 
@@ -91,38 +99,56 @@ class Index:
         try:
             with open(path, "rb") as file:
                 size = os.fstat(file.fileno()).st_size
-                if size < _HEADER.size:
+                if size < HEADER.size:
                     raise LayerError(f"{path} is not an index: {size} bytes")
                 self._map = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
         except OSError as error:
             raise LayerError(f"cannot open the index {path}: {error.strerror}") from error
-        magic, version, self.flags, layers, self.rows, self.dirents, heap, crc = _HEADER.unpack_from(self._map)
+        magic, version, self.flags, layers, self.rows, self.dirents, listing, heap, crc = HEADER.unpack_from(self._map)
         if magic != MAGIC or version != VERSION:
+            self._map.close()
             raise LayerError(f"{path} is not an index of this version")
-        self._rows_at = _HEADER.size + layers * _LAYER.size
-        self._dirents_at = self._rows_at + self.rows * _ROW.size
-        self._heap_at = self._dirents_at + self.dirents * _DIRENT.size
-        head = bytes(self._map[: _HEADER.size - 4]) + bytes(self._map[_HEADER.size : self._rows_at])
+        self._rows_at = HEADER.size + layers * LAYER.size
+        self._dirents_at = self._rows_at + self.rows * ROW.size
+        self._listing_at = self._dirents_at + (self.dirents + 1) * DIRENT.size
+        self._heap_at = self._listing_at + listing
+        head = bytes(self._map[: HEADER.size - 4]) + bytes(self._map[HEADER.size : self._rows_at])
         if zlib.crc32(head) != crc or self._heap_at + heap != size or self.rows == 0:
+            self._map.close()
             raise LayerError(f"the index {path} is corrupt or truncated")
-        table = [_LAYER.unpack_from(self._map, _HEADER.size + i * _LAYER.size) for i in range(layers)]
+        table = [LAYER.unpack_from(self._map, HEADER.size + i * LAYER.size) for i in range(layers)]
         self.layers = [LayerId(*row) for row in table]
+        self._bytes = memoryview(self._map)
+        self._places = self._bytes[self._dirents_at : self._listing_at].cast("I")[:: DIRENT.size // 4]
 
     def close(self) -> None:
+        self._places.release()
+        self._bytes.release()
         self._map.close()
 
     def row(self, number: int) -> Row:
         """Raises IndexError."""
         if not 0 <= number < self.rows:
             raise IndexError(number)
-        return Row._make(_ROW.unpack_from(self._map, self._rows_at + number * _ROW.size))
+        return Row._make(ROW.unpack_from(self._map, self._rows_at + number * ROW.size))
 
     def entry(self, position: int) -> tuple[bytes, int]:
         """(name, row) of a dirent. Raises IndexError."""
         if not 0 <= position < self.dirents:
             raise IndexError(position)
-        name_at, length, _, row = _DIRENT.unpack_from(self._map, self._dirents_at + position * _DIRENT.size)
-        return self.heap(name_at, length), row
+        place, row, length, _ = DIRENT.unpack_from(self._map, self._dirents_at + position * DIRENT.size)
+        start = self._listing_at + place * 8 + NAME_AT
+        return self._map[start : start + length], row
+
+    def listing(self, position: int, end: int, limit: int) -> tuple[memoryview, bool]:
+        """The records of as many of the dirents [position, end) as fit in `limit` bytes, ready for the kernel, and
+        whether the last is among them."""
+        if not 0 <= position < end <= self.dirents:
+            return self._bytes[:0], False
+        first = self._places[position]
+        stop = max(position, bisect_right(self._places, first + limit // 8, position, end + 1) - 1)
+        start, bound = self._listing_at + first * 8, self._listing_at + self._places[stop] * 8
+        return self._bytes[start : min(bound, self._heap_at)], stop == end
 
     def heap(self, at: int, length: int) -> bytes:
         start = self._heap_at + at
@@ -145,6 +171,31 @@ class Index:
     def entries(self, directory: Row) -> Iterator[tuple[bytes, int]]:
         for position in range(directory.first_dirent, directory.first_dirent + directory.dirents):
             yield self.entry(position)
+
+    def segments(self, row: Row, offset: int, size: int) -> Iterator[tuple[int, int]]:
+        """The content of a regular file from `offset` on as (place in the tar, bytes); a place of -1 is a hole.
+
+        At most `size` bytes, and none behind the end of the file. Raises IndexError where the map lies."""
+        end = min(offset + size, row.size)
+        if not row.flags & SPARSE:
+            if offset < end:
+                yield row.data_offset + offset, end - offset
+            return
+        stored = row.data_offset
+        for start, length in PIECE.iter_unpack(self.link(row)):
+            if start + length > offset:
+                if offset >= end:
+                    return
+                if start > offset:
+                    yield -1, min(start, end) - offset
+                    offset = start
+                if offset < end:
+                    taken = min(start + length, end) - offset
+                    yield stored + offset - start, taken
+                    offset += taken
+            stored += length
+        if offset < end:
+            yield -1, end - offset
 
     def link(self, row: Row) -> bytes:
         return self.heap(row.link_at, row.link_bytes)
@@ -195,90 +246,12 @@ class Index:
         return node
 
 
-def write(path: Path, root: Node, layers: Sequence[LayerId], *, merged: bool) -> int:
-    """Write an index of the tree below `root` to a new file and sync it; returns the number of rows. Raises OSError,
-    LayerError (too large)."""
-    order, numbers, parents, links = _number(root)
-    heap = bytearray()
-    rows = bytearray()
-    dirents = bytearray()
-    written = 0
-    for number, node in enumerate(order):
-        link_at = len(heap)
-        heap += node.link
-        xattrs_at = len(heap)
-        heap += _pack_xattrs(node.xattrs)
-        xattrs_bytes = len(heap) - xattrs_at
-        first, count, subdirectories = written, 0, 0
-        if node.children is not None:
-            for name in sorted(node.children):
-                child = node.children[name]
-                subdirectories += child is not None and child.children is not None
-                row = WHITEOUT if child is None else numbers[id(child)]
-                dirents += _DIRENT.pack(len(heap), len(name), 0, row)
-                heap += name
-                count += 1
-            written += count
-        rows += _ROW.pack(
-            node.mode,
-            node.uid,
-            node.gid,
-            2 + subdirectories if node.children is not None else links[number],
-            node.size if node.children is None else 4096,
-            node.mtime_ns,
-            node.rdev,
-            node.layer,
-            node.data_offset,
-            link_at,
-            len(node.link),
-            xattrs_at,
-            xattrs_bytes,
-            first,
-            count,
-            parents[number],
-            node.flags,
-        )
-        if len(heap) >= 1 << 32:
-            raise LayerError("too many names for an index")
-    table = b"".join(_LAYER.pack(*layer) for layer in layers)
-    head = _HEADER.pack(MAGIC, VERSION, MERGED if merged else 0, len(layers), len(order), written, len(heap), 0)[
-        : _HEADER.size - 4
-    ]
-    with open(path, "xb") as file:
-        file.write(head + struct.pack("<I", zlib.crc32(head + table)) + table)
-        file.write(rows)
-        file.write(dirents)
-        file.write(heap)
-        file.flush()
-        os.fsync(file.fileno())
-    return len(order)
-
-
-def _number(root: Node) -> tuple[list[Node], dict[int, int], list[int], list[int]]:
-    """Rows in breadth-first order: (nodes, id(node) -> row, parent's row by row, names by row)."""
-    order, parents, links = [root], [0], [1]
-    numbers = {id(root): 0}
-    at = 0
-    while at < len(order):
-        node = order[at]
-        for name in sorted(node.children) if node.children else ():
-            child = node.children[name] if node.children else None
-            if child is None:
-                continue
-            known = numbers.get(id(child))
-            if known is None:
-                numbers[id(child)] = len(order)
-                order.append(child)
-                parents.append(at)
-                links.append(1)
-            else:
-                links[known] += 1
-        at += 1
-    return order, numbers, parents, links
-
-
-def _pack_xattrs(xattrs: dict[bytes, bytes]) -> bytes:
-    return b"".join(struct.pack("<HI", len(name), len(value)) + name + value for name, value in sorted(xattrs.items()))
+def attributes(number: int, mode: int, links: int, uid: int, gid: int, size: int, mtime_ns: int, rdev: int) -> bytes:
+    """A row's struct fuse_attr."""
+    seconds, nanoseconds = divmod(mtime_ns, 10**9)
+    seconds &= 0xFFFFFFFFFFFFFFFF
+    times = seconds, seconds, seconds, nanoseconds, nanoseconds, nanoseconds
+    return w.ATTR.pack(number + 1, size, -(-size // 512), *times, mode, links, uid, gid, rdev, 4096, 0)
 
 
 def _unpack_xattrs(data: bytes) -> dict[bytes, bytes]:

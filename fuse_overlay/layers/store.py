@@ -4,6 +4,7 @@ Called by image stores, from worker threads. The directory is the caller's to ma
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
@@ -13,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fuse_overlay.errors import LayerError
-from fuse_overlay.layers import build, index
-from fuse_overlay.layers.index import Index, LayerId, Node
+from fuse_overlay.layers import build, index, indexing
+from fuse_overlay.layers.index import SPARSE, Index, LayerId, Node, Row
 from fuse_overlay.layers.tar import TarParser
 
 TAR_NAME = "layer.tar"
@@ -64,7 +65,7 @@ class LayerWriter:
         os.close(self._fd)
         self._fd = -1
         layers = [LayerId(self._hash.digest(), self._size)]
-        rows = index.write(self._directory / INDEX_NAME, self._tree.root, layers, merged=self._tree.merged)
+        rows = indexing.write(self._directory / INDEX_NAME, self._tree.root, layers, merged=self._tree.merged)
         return Layer(self.diff_id, self._size, rows)
 
     def abort(self) -> None:
@@ -96,7 +97,7 @@ def index_layer(directory: Path) -> Layer:
     parser.close()
     temporary = directory / (INDEX_NAME + ".new")
     temporary.unlink(missing_ok=True)
-    rows = index.write(temporary, tree.root, [LayerId(digest.digest(), size)], merged=tree.merged)
+    rows = indexing.write(temporary, tree.root, [LayerId(digest.digest(), size)], merged=tree.merged)
     temporary.rename(directory / INDEX_NAME)
     return Layer(f"sha256:{digest.hexdigest()}", size, rows)
 
@@ -132,7 +133,7 @@ def _merge(layer_directories: Sequence[Path], target: Path) -> int:
         root = Node.directory()
         for number, layer in enumerate(opened):
             build.merge(root, layer.to_nodes(number))
-        return index.write(target, root, [layer.layers[0] for layer in opened], merged=True)
+        return indexing.write(target, root, [layer.layers[0] for layer in opened], merged=True)
     finally:
         for layer in opened:
             layer.close()
@@ -162,6 +163,24 @@ class Tree:
             os.close(fd)
         self.tars.clear()
 
+    def preadv(self, row: Row, view: memoryview, offset: int) -> None:
+        """Fill `view` with a regular file's content from `offset` on; both lie within the file's size.
+
+        Raises OSError (EIO where the tar has become shorter), IndexError where the index lies."""
+        tar = self.tars[row.layer]
+        if not row.flags & SPARSE:
+            if os.preadv(tar, [view], row.data_offset + offset) != len(view):
+                raise OSError(errno.EIO, "the tar is shorter than its index says")
+            return
+        filled = 0
+        for place, length in self.index.segments(row, offset, len(view)):
+            part = view[filled : filled + length]
+            if place < 0:
+                part[:] = bytes(length)
+            elif os.preadv(tar, [part], place) != length:
+                raise OSError(errno.EIO, "the tar is shorter than its index says")
+            filled += length
+
     def read_file(self, path: bytes, limit: int) -> bytes | None:
         """The first `limit` bytes of a regular file at a path without links, or None."""
         number: int | None = 0
@@ -172,7 +191,9 @@ class Tree:
         row = self.index.row(number)
         if not stat.S_ISREG(row.mode):
             return None
-        return os.pread(self.tars[row.layer], min(limit, row.size), row.data_offset)
+        content = bytearray(min(limit, row.size))
+        self.preadv(row, memoryview(content), 0)
+        return bytes(content)
 
 
 def open_tree(tree_path: Path, layer_directories: Sequence[Path]) -> Tree:

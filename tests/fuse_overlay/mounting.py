@@ -13,7 +13,7 @@ from pathlib import Path
 
 from fuse_overlay import Tree, mount_fuse, serve_tree
 
-CLONE_NEWUSER, CLONE_NEWNS, MNT_DETACH = 0x10000000, 0x00020000, 2
+CLONE_NEWUSER, CLONE_NEWNS, MNT_FORCE, MNT_DETACH = 0x10000000, 0x00020000, 1, 2
 _PR_SET_PDEATHSIG = 1
 libc = ctypes.PyDLL(None, use_errno=True)
 
@@ -71,7 +71,15 @@ def with_mount(serve: Serve, target: Path, look: Callable[[int, int], None], *, 
     def child() -> None:
         enter_namespaces()
         fuse_fd = mount_fuse(str(target), "rootless", read_only=read_only)
-        server = start_server(fuse_fd, serve)
+
+        def serve_or_abort(fd: int, resume: bool) -> None:
+            try:
+                serve(fd, resume)
+            except BaseException:  # whoever waits for an answer could not even be killed
+                libc.umount2(os.fsencode(target), MNT_FORCE)
+                raise
+
+        server = start_server(fuse_fd, serve_or_abort)
         try:
             look(fuse_fd, server)
         finally:

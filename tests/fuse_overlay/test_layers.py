@@ -11,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fuse_overlay import LayerError, LayerWriter, index_layer, merge_tree, open_tree, read_layer
-from fuse_overlay.layers.index import Index
+from fuse_overlay.layers import indexing
+from fuse_overlay.layers.index import Index, Node
+from fuse_overlay.wire import structs as w
 
 Member = tuple[str, bytes, bytes, str]
 F, D, S, H = tarfile.REGTYPE, tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE
@@ -122,6 +124,40 @@ def test_a_hard_link_to_nowhere_is_refused(tmp_path: Path) -> None:
     with pytest.raises(LayerError, match="in no layer"):
         merge_tree([tmp_path / "layer"], tmp_path / "tree")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["layer"]
+
+
+@given(
+    st.sets(st.binary(min_size=1, max_size=255).filter(lambda name: not set(name) & {0, 47}), min_size=1, max_size=60),
+    st.integers(408, 5000),
+)
+def test_a_directory_is_listed_in_pieces_of_any_size(
+    tmp_path_factory: pytest.TempPathFactory, names: set[bytes], limit: int
+) -> None:
+    root = Node.directory()
+    root.children = {name: Node(0o100644, uid=number) for number, name in enumerate(names)}
+    path = tmp_path_factory.mktemp("index") / "index"
+    indexing.write(path, root, [], merged=True)
+    opened = Index(path)
+    assert opened.row(0).greatest_id == len(names) - 1
+    found: list[bytes] = []
+    while len(found) < len(names):
+        records, last = opened.listing(len(found), len(names), limit)
+        piece = bytes(records)
+        assert 0 < len(piece) <= limit
+        while piece:
+            ino, position, length, kind = w.DIRENT.unpack_from(piece, 128)
+            name = piece[152 : 152 + length]
+            row = opened.row(ino - 1)
+            assert (position, kind) == (len(found) + 1, 8)
+            assert w.ENTRY.unpack_from(piece)[0] == ino
+            assert w.ATTR.unpack_from(piece, 40)[11] == row.uid
+            assert opened.lookup(opened.row(0), name) == ino - 1
+            found.append(name)
+            piece = piece[w.pad8(152 + length) :]
+        assert last == (len(found) == len(names))
+    assert found == sorted(names)
+    del records
+    opened.close()
 
 
 @given(st.data())
