@@ -2,6 +2,11 @@
 member of a name replaces an earlier one, a directory only takes the new attributes; whiteouts hide what is below.
 
 A member below something that is not a directory replaces it by a directory: links inside an archive are never followed.
+
+Whiteouts come as `.wh.NAME` and `.wh..wh..opq` (image-spec), and as overlayfs has them in its upper directory, where an
+archive was made of one: a character device 0/0, an empty file with the xattr overlay.whiteout, a directory with the
+xattr overlay.opaque. They concern the layers below only, wherever in the archive they stand. overlayfs' own xattrs are
+not shown: one on top of us would believe them.
 """
 
 from __future__ import annotations
@@ -10,7 +15,10 @@ import stat
 
 from fuse_overlay.errors import LayerError
 from fuse_overlay.layers.entry import OPAQUE_NAME, WHITEOUT_PREFIX, Entry, shown
-from fuse_overlay.layers.index import OPAQUE, Node
+from fuse_overlay.layers.index import OPAQUE, SPARSE, Node
+from fuse_overlay.layers.indexing import pack_pieces
+
+_OVERLAY = b"user.overlay.", b"trusted.overlay."
 
 
 class LayerTree:
@@ -39,20 +47,43 @@ class LayerTree:
             hidden = name[len(WHITEOUT_PREFIX) :]
             if hidden.startswith(WHITEOUT_PREFIX) or not hidden:
                 return  # aufs' own files: .wh..wh.plnk and the like
-            parent.children[hidden] = None
-            self.merged = False
+            self._white_out(parent, hidden)
+            return
+        if _is_whiteout(entry):
+            self._white_out(parent, name)
             return
         self._place(parent, name, entry)
+
+    def _white_out(self, parent: Node, name: bytes) -> None:
+        """Hide what the layers below have under a name."""
+        assert parent.children is not None
+        self.merged = False
+        present = parent.children.get(name)
+        if present is None:
+            parent.children[name] = None
+        elif present.children is not None:
+            present.flags |= OPAQUE
+
+    def _new_directory(self, parent: Node, name: bytes) -> Node:
+        """In place of what is there; opaque where that is a whiteout."""
+        assert parent.children is not None
+        made = Node.directory()
+        if name in parent.children and parent.children[name] is None:
+            made.flags |= OPAQUE
+        parent.children[name] = made
+        return made
 
     def _place(self, parent: Node, name: bytes, entry: Entry) -> None:
         assert parent.children is not None
         present = parent.children.get(name)
         if entry.is_directory:
             if present is None or present.children is None:
-                present = Node.directory()
-                parent.children[name] = present
+                present = self._new_directory(parent, name)
                 self._last = b"", self.root
             _take_attributes(present, entry)
+            if any(entry.xattrs.get(prefix + b"opaque") == b"y" for prefix in _OVERLAY):
+                present.flags |= OPAQUE
+                self.merged = False
             return
         if present is not None and present.children is not None:
             self._last = b"", self.root
@@ -76,7 +107,7 @@ class LayerTree:
             assert node.children is not None
             child = node.children.get(part)
             if child is None or child.children is None:
-                child = node.children[part] = Node.directory()
+                child = self._new_directory(node, part)
             node = child
         self._last = path, node
         return node
@@ -127,7 +158,7 @@ def find(root: Node, path: bytes) -> Node | None:
 
 
 def _node(entry: Entry) -> Node:
-    return Node(
+    made = Node(
         mode=entry.mode,
         uid=entry.uid,
         gid=entry.gid,
@@ -136,13 +167,29 @@ def _node(entry: Entry) -> Node:
         rdev=entry.rdev,
         data_offset=entry.data_offset,
         link=entry.link,
-        xattrs=entry.xattrs,
+        xattrs=_shown_xattrs(entry),
     )
+    if entry.pieces is not None:
+        made.link = pack_pieces(entry.pieces)
+        made.flags = SPARSE
+    return made
+
+
+def _is_whiteout(entry: Entry) -> bool:
+    if stat.S_ISCHR(entry.mode):
+        return entry.rdev == 0
+    return bool(entry.xattrs) and not entry.size and any(prefix + b"whiteout" in entry.xattrs for prefix in _OVERLAY)
+
+
+def _shown_xattrs(entry: Entry) -> dict[bytes, bytes]:
+    if not entry.xattrs:
+        return entry.xattrs
+    return {name: value for name, value in entry.xattrs.items() if not name.startswith(_OVERLAY)}
 
 
 def _take_attributes(node: Node, entry: Entry) -> None:
     node.mode, node.uid, node.gid = entry.mode, entry.uid, entry.gid
-    node.mtime_ns, node.xattrs = entry.mtime_ns, entry.xattrs
+    node.mtime_ns, node.xattrs = entry.mtime_ns, _shown_xattrs(entry)
 
 
 def _copy_attributes(node: Node, other: Node) -> None:

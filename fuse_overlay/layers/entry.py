@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from fuse_overlay.errors import LayerError
 
+MAX_PATH_BYTES = 32 << 10  # deeper than any program goes
 WHITEOUT_PREFIX = b".wh."
 OPAQUE_NAME = b".wh..wh..opq"
 
@@ -14,7 +15,8 @@ OPAQUE_NAME = b".wh..wh..opq"
 @dataclass(slots=True)
 class Entry:
     """`path` is relative, without `.`, `..` or empty components; b"" is the root. `mode` has the file type.
-    `data_offset` is where the content starts in the tar; `link` the symlink's text or the hard link's path."""
+    `data_offset` is where the content starts in the tar; `link` the symlink's text or the hard link's path; `pieces` of
+    a sparse file what is stored, as (offset in the file, bytes), one after the other from `data_offset` on."""
 
     path: bytes
     mode: int
@@ -27,6 +29,7 @@ class Entry:
     link: bytes = b""
     hard_link: bool = False
     xattrs: dict[bytes, bytes] = field(default_factory=dict)
+    pieces: list[tuple[int, int]] | None = None
 
     @property
     def is_directory(self) -> bool:
@@ -42,6 +45,8 @@ def normalise(name: bytes, what: str = "member") -> bytes:
     parts = [part for part in name.split(b"/") if part not in (b"", b".")]
     if b".." in parts:
         raise LayerError(f"{what} name leads out of the archive: {shown(name)}")
+    if len(name) > MAX_PATH_BYTES:
+        raise LayerError(f"{what} name of {len(name)} bytes: {shown(name)}")
     if any(len(part) > 255 for part in parts):
         raise LayerError(f"{what} name with a component of more than 255 bytes: {shown(name)}")
     return b"/".join(parts)

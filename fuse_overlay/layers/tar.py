@@ -1,15 +1,19 @@
-"""A tar stream, fed in pieces of any size, as entries: ustar, PAX, GNU long names, base-256. No I/O.
+"""A tar stream, fed in pieces of any size, as entries: ustar, PAX, GNU long names and sparse files, base-256. No I/O.
 
-Sources: POSIX.1-2017 pax(1) "ustar Interchange Format" and "pax Interchange Format", GNU tar manual "Basic Tar Format".
+Sources: POSIX.1-2017 pax(1) "ustar Interchange Format" and "pax Interchange Format", GNU tar manual "Basic Tar Format",
+tar(5) of libarchive for what Solaris and star write.
 The archive is hostile: nothing in it is trusted before it was checked, and no length in it is ever allocated unseen.
 """
 
 from __future__ import annotations
 
+import base64
 import stat
+import urllib.parse
 from collections.abc import Iterator
 
 from fuse_overlay.errors import LayerError
+from fuse_overlay.layers import sparse
 from fuse_overlay.layers.entry import Entry, normalise, shown
 
 BLOCK = 512
@@ -26,8 +30,14 @@ _TYPES = {
     b"4": stat.S_IFBLK,
     b"5": stat.S_IFDIR,
     b"6": stat.S_IFIFO,
+    b"S": stat.S_IFREG,  # GNU sparse
+    b"D": stat.S_IFDIR,  # GNU incremental: its content is a list of names
 }
-_PAX_XATTR = b"SCHILY.xattr."
+_EXTENSIONS = {b"x": b"x", b"X": b"x", b"g": b"g", b"L": b"L", b"K": b"K"}  # X: Solaris
+_SPARSE_HEADER, _SPARSE_LINES = b"S", b"M"  # not types of extensions: maps that are being collected
+_PAX_XATTR, _LIBARCHIVE_XATTR = b"SCHILY.xattr.", b"LIBARCHIVE.xattr."
+_SPARSE_PAIR = b"GNU.sparse.offset", b"GNU.sparse.numbytes"
+MAX_LINK_BYTES = 4095  # PATH_MAX, include/uapi/linux/limits.h
 
 
 class TarParser:
@@ -44,6 +54,9 @@ class TarParser:
         self._global: dict[bytes, bytes] = {}
         self._local: dict[bytes, bytes] = {}
         self._gnu: dict[bytes, bytes] = {}
+        self._sparse: list[int] = []  # numbers of the map that is being collected
+        self._waiting: tuple[bytes, bytes, int, int] = b"", b"", 0, 0  # the member it belongs to
+        self._lines = bytearray()  # the map of format 1.0
         self._ended = False
         self._members = 0
 
@@ -69,9 +82,8 @@ class TarParser:
             piece = bytes(self._buffer)
             self._buffer.clear()
             self._offset += len(piece)
-            if self._extension:
-                self._take_extension(piece)
-            elif (entry := self._header(piece)) is not None:
+            entry = self._take_extension(piece) if self._extension else self._header(piece)
+            if entry is not None:
                 yield entry
 
     def close(self) -> None:
@@ -90,42 +102,80 @@ class TarParser:
         _check_sum(block, at)
         kind = block[156:157]
         size = _number(block[124:136], at)
-        if kind in (b"x", b"g", b"L", b"K"):
-            if size > MAX_EXTENSION_BYTES:
+        if kind in _EXTENSIONS:
+            if not 0 <= size <= MAX_EXTENSION_BYTES:
                 raise LayerError(f"extension header of {size} bytes at byte {at}")
-            self._extension = kind
+            self._extension = _EXTENSIONS[kind]
             self._extension_size = -(-size // BLOCK) * BLOCK
             self._extension_length = size
             if not size:
                 self._extension = b""
             return None
         self._members += 1
+        if kind == b"S":
+            self._sparse = []
+            fields, more, _ = sparse.from_header(block)
+            self._sparse += [_number(field, at) for field in fields]
+            if more:
+                self._collect(_SPARSE_HEADER, block, kind, size, at)
+                return None
+        elif self._local.get(b"GNU.sparse.major") == b"1":
+            self._lines.clear()
+            self._collect(_SPARSE_LINES, block, kind, size, at)
+            return None
         return self._entry(block, kind, size, at)
 
-    def _take_extension(self, body: bytes) -> None:
+    def _collect(self, what: bytes, block: bytes, kind: bytes, size: int, at: int) -> None:
+        """The map of a sparse member begins in the next block."""
+        self._extension, self._extension_size, self._waiting = what, BLOCK, (block, kind, size, at)
+
+    def _take_extension(self, body: bytes) -> Entry | None:
         kind, self._extension = self._extension, b""
+        if kind == _SPARSE_HEADER:
+            fields, more = sparse.from_extension(body)
+            self._sparse += [_number(field, self._offset) for field in fields]
+            if len(self._sparse) > 2 * sparse.MAX_PIECES:
+                raise LayerError(f"a sparse member of too many pieces before byte {self._offset}")
+            if more:
+                self._extension = kind
+                return None
+            return self._entry(*self._waiting)
+        if kind == _SPARSE_LINES:
+            self._lines += body
+            if not sparse.complete(self._lines):
+                self._extension = kind
+                return None
+            self._sparse = sparse.from_lines(self._lines)
+            return self._entry(*self._waiting)
         body = body[: self._extension_length]
         if kind == b"x":
-            self._local.update(_pax(body, self._offset))
+            records = _pax(body, self._offset)
+            self._local.update(records)
+            # format 0.0: the numbers of its map come as records of the same two names
+            self._sparse = [_decimal(value, self._offset) for key, value in records if key in _SPARSE_PAIR]
         elif kind == b"g":
             self._global.update(_pax(body, self._offset))
         else:
             self._gnu[kind] = body.rstrip(b"\0")
+        return None
 
     def _entry(self, block: bytes, kind: bytes, size: int, at: int) -> Entry | None:
         pax = {**self._global, **self._local} if self._global or self._local else {}
         gnu, self._gnu, self._local = self._gnu, {}, {}
-        if b"GNU.sparse.major" in pax or b"GNU.sparse.map" in pax or kind == b"S":
-            raise LayerError(f"sparse member at byte {at}: GNU sparse formats are not supported in layers")
         if b"size" in pax:
             size = _decimal(pax[b"size"], at)
         if kind in (b"1", b"2", b"3", b"4", b"5", b"6"):
             content = size if kind == b"1" and pax.get(b"size") else 0
             size = content
-        if size > MAX_OFFSET:
+        if not 0 <= size <= MAX_OFFSET:
             raise LayerError(f"member of {size} bytes at byte {at}")
+        size -= len(self._lines)  # format 1.0: the map is the beginning of the content
+        self._lines.clear()
+        if size < 0:
+            raise LayerError(f"corrupt archive: a sparse member at byte {at} is shorter than its map")
         self._skip = -(-size // BLOCK) * BLOCK
-        name = pax.get(b"path") or gnu.get(b"L") or _name(block)
+        pieces, size = self._pieces(block, kind, pax, size, at)
+        name = pax.get(b"GNU.sparse.name") or pax.get(b"path") or gnu.get(b"L") or _name(block)
         link = pax.get(b"linkpath") or gnu.get(b"K") or _text(block[157:257])
         file_type = _TYPES.get(kind)
         if file_type is None:
@@ -135,6 +185,8 @@ class TarParser:
         if kind in (b"0", b"\0") and name.endswith(b"/"):
             file_type = stat.S_IFDIR  # as tar before POSIX wrote directories
         path = normalise(name)
+        if kind == b"2" and not 0 < len(link) <= MAX_LINK_BYTES:
+            raise LayerError(f"symbolic link with a text of {len(link)} bytes at byte {at}: {shown(path)}")
         if not path and file_type != stat.S_IFDIR:
             raise LayerError(f"member without a name at byte {at}: {shown(name)}")
         return Entry(
@@ -148,8 +200,42 @@ class TarParser:
             data_offset=self._offset,
             link=normalise(link, "hard link") if kind == b"1" else link if kind == b"2" else b"",
             hard_link=kind == b"1",
-            xattrs={key[len(_PAX_XATTR) :]: value for key, value in pax.items() if key.startswith(_PAX_XATTR)},
+            xattrs=_xattrs(pax) if pax else {},
+            pieces=pieces,
         )
+
+    def _pieces(
+        self, block: bytes, kind: bytes, pax: dict[bytes, bytes], stored: int, at: int
+    ) -> tuple[sparse.Pieces | None, int]:
+        """(The map of a sparse member or None, the file's size)."""
+        numbers, self._sparse = self._sparse, []
+        if kind == b"S":
+            size = _number(sparse.from_header(block)[2], at)
+        elif b"GNU.sparse.map" in pax:  # format 0.1
+            size = _decimal(pax.get(b"GNU.sparse.size", b""), at)
+            numbers = [_decimal(text, at) for text in pax[b"GNU.sparse.map"].split(b",") if text]
+        elif b"GNU.sparse.realsize" in pax or b"GNU.sparse.size" in pax:
+            size = _decimal(pax.get(b"GNU.sparse.realsize") or pax[b"GNU.sparse.size"], at)
+        else:
+            return None, stored
+        if not 0 <= size <= MAX_OFFSET:
+            raise LayerError(f"member of {size} bytes at byte {at}")
+        return sparse.checked(numbers, size, stored, at), size
+
+
+def _xattrs(pax: dict[bytes, bytes]) -> dict[bytes, bytes]:
+    """Extended attributes as star and GNU tar write them, and as libarchive does (name URL-encoded, value base64)."""
+    found = {key[len(_PAX_XATTR) :]: value for key, value in pax.items() if key.startswith(_PAX_XATTR)}
+    for key, value in pax.items():
+        if key.startswith(_LIBARCHIVE_XATTR):
+            name = urllib.parse.unquote_to_bytes(key[len(_LIBARCHIVE_XATTR) :])
+            try:
+                found.setdefault(name, base64.b64decode(value + b"=" * (-len(value) % 4)))
+            except ValueError:
+                raise LayerError(f"corrupt archive: extended attribute {shown(name)} is not base64") from None
+    if any(not 0 < len(name) <= 255 or b"\0" in name or len(value) > 65536 for name, value in found.items()):
+        raise LayerError("an extended attribute's name is longer than 255 bytes, or its value longer than 65536")
+    return found
 
 
 def _check_sum(block: bytes, at: int) -> None:
@@ -213,9 +299,9 @@ def _name(block: bytes) -> bytes:
     return name
 
 
-def _pax(body: bytes, at: int) -> dict[bytes, bytes]:
+def _pax(body: bytes, at: int) -> list[tuple[bytes, bytes]]:
     """Records "LENGTH KEY=VALUE\\n"; the length counts itself."""
-    records: dict[bytes, bytes] = {}
+    records: list[tuple[bytes, bytes]] = []
     position = 0
     while position < len(body):
         blank = body.find(b" ", position, position + 20)
@@ -225,6 +311,6 @@ def _pax(body: bytes, at: int) -> dict[bytes, bytes]:
         key, separator, value = record[len(digits) + 1 : -1].partition(b"=")
         if length <= len(digits) + 2 or len(record) != length or record[-1:] != b"\n" or not separator:
             raise LayerError(f"corrupt archive: bad PAX record before byte {at}")
-        records[key] = value
+        records.append((key, value))
         position += length
     return records
