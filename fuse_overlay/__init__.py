@@ -7,7 +7,16 @@ from fuse_overlay.image_server import serve_tree
 from fuse_overlay.layers.archive import upper_changes, write_merged, write_upper
 from fuse_overlay.layers.emit import TarWriter
 from fuse_overlay.layers.entry import Entry
-from fuse_overlay.layers.store import Layer, LayerWriter, Tree, index_layer, merge_tree, open_tree, read_layer
+from fuse_overlay.layers.store import (
+    Layer,
+    LayerWriter,
+    Tree,
+    index_layer,
+    merge_tree,
+    open_tree,
+    read_layer,
+    rebuild_tree,
+)
 from fuse_overlay.mount import mount_fuse
 from fuse_overlay.union_server import UnionOptions, serve_union
 
@@ -24,6 +33,7 @@ __all__ = [
     "mount_fuse",
     "open_tree",
     "read_layer",
+    "rebuild_tree",
     "serve_directory",
     "serve_tree",
     "serve_union",

@@ -51,7 +51,7 @@ class ImageServer:
     """Answers are written by the method of each opcode."""
 
     def __init__(self, device: Device, tree: Tree, id_count: int) -> None:
-        self._device = device
+        self.device = device
         self._reply, self._error, self._write = device.reply, device.error, device.write
         self._index = tree.index
         self._tars = tree.tars

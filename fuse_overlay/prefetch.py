@@ -15,6 +15,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import struct
 
 from fuse_overlay.layers.index import Row
 from fuse_overlay.layers.store import Tree
@@ -82,7 +83,7 @@ class Prefetcher:
                     content = self._content[: row.size]
                     self._tree.preadv(row, content, 0)
                     self._store(number, content)
-            except (OSError, IndexError):
+            except (OSError, IndexError, ValueError, struct.error):
                 pass  # a tar that has become shorter, a mount that has gone: whoever reads will be told
 
     def _store(self, number: int, content: memoryview) -> None:

@@ -85,8 +85,8 @@ def read_layer(directory: Path) -> Layer:
         opened.close()
 
 
-def index_layer(directory: Path) -> Layer:
-    """Make the index anew from layer.tar. Raises LayerError, OSError."""
+def index_layer(directory: Path, diff_id: str = "") -> Layer:
+    """Make the index anew from layer.tar. Raises LayerError, also where the tar is not that of `diff_id`; OSError."""
     parser, tree, digest, size = TarParser(), build.LayerTree(), hashlib.sha256(), 0
     with open(directory / TAR_NAME, "rb", buffering=0) as file:
         while data := file.read(1 << 20):
@@ -95,11 +95,29 @@ def index_layer(directory: Path) -> Layer:
             for entry in parser.feed(data):
                 tree.add(entry)
     parser.close()
-    temporary = directory / (INDEX_NAME + ".new")
+    found = f"sha256:{digest.hexdigest()}"
+    if diff_id not in ("", found):
+        raise LayerError(
+            f"layer {diff_id} is damaged: its tar has the digest {found}; remove its images and pull again"
+        )
+    temporary = directory / f"{INDEX_NAME}.new-{os.getpid()}"
     temporary.unlink(missing_ok=True)
     rows = indexing.write(temporary, tree.root, [LayerId(digest.digest(), size)], merged=tree.merged)
     temporary.rename(directory / INDEX_NAME)
-    return Layer(f"sha256:{digest.hexdigest()}", size, rows)
+    return Layer(found, size, rows)
+
+
+def rebuild_tree(tree_path: Path, layer_directories: Sequence[Path], diff_ids: Sequence[str]) -> None:
+    """Make the index of an image anew, and those of its layers where they are not sound: after a crash, a full disk, an
+    older version. Raises LayerError where a tar itself is damaged, OSError."""
+    for directory, diff_id in zip(layer_directories, diff_ids, strict=True):
+        try:
+            if read_layer(directory).diff_id == diff_id:
+                continue
+        except LayerError:
+            pass
+        index_layer(directory, diff_id)
+    merge_tree(layer_directories, tree_path)
 
 
 def merge_tree(layer_directories: Sequence[Path], tree_path: Path) -> int:
@@ -126,9 +144,12 @@ def _merge(layer_directories: Sequence[Path], target: Path) -> int:
     opened = [_open(directory) for directory in layer_directories]
     try:
         if len(opened) == 1 and opened[0].flags & index.MERGED:
-            shutil.copyfile(layer_directories[0] / INDEX_NAME, target)
-            with open(target, "rb") as file:
-                os.fsync(file.fileno())
+            try:
+                os.link(layer_directories[0] / INDEX_NAME, target)  # neither is ever written to
+            except OSError:
+                shutil.copyfile(layer_directories[0] / INDEX_NAME, target)
+                with open(target, "rb") as file:
+                    os.fsync(file.fileno())
             return int(opened[0].rows)
         root = Node.directory()
         for number, layer in enumerate(opened):
@@ -196,13 +217,15 @@ class Tree:
         return bytes(content)
 
 
-def open_tree(tree_path: Path, layer_directories: Sequence[Path]) -> Tree:
-    """Raises LayerError where the index is not that of these layers."""
+def open_tree(tree_path: Path, layer_directories: Sequence[Path], diff_ids: Sequence[str] | None = None) -> Tree:
+    """Raises LayerError where the index is not that of these layers (by their diff ids, where they are given)."""
     tree = Index(tree_path)
     tars: list[int] = []
     try:
         if len(tree.layers) != len(layer_directories):
             raise LayerError(f"the tree {tree_path.name} is of {len(tree.layers)} layers, not {len(layer_directories)}")
+        if diff_ids is not None and [f"sha256:{layer.digest.hex()}" for layer in tree.layers] != list(diff_ids):
+            raise LayerError(f"the tree {tree_path.name} is of other layers")
         for layer, directory in zip(tree.layers, layer_directories, strict=True):
             tars.append(os.open(directory / TAR_NAME, os.O_RDONLY | os.O_CLOEXEC))
             if os.fstat(tars[-1]).st_size != layer.size:

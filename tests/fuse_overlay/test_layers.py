@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import io
+import os
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fuse_overlay import LayerError, LayerWriter, index_layer, merge_tree, open_tree, read_layer
+from fuse_overlay import LayerError, LayerWriter, index_layer, merge_tree, open_tree, read_layer, rebuild_tree
+from fuse_overlay.device import Device
+from fuse_overlay.image_server import ImageServer
 from fuse_overlay.layers import indexing
 from fuse_overlay.layers.index import Index, Node
 from fuse_overlay.wire import structs as w
@@ -184,3 +188,92 @@ def test_an_index_is_known_to_be_foreign_or_broken(tmp_path: Path) -> None:
     index_layer(layer)
     assert read_layer(layer).entries == 2
     assert Index(layer / "index").rows == 2
+
+
+def test_a_tree_is_made_anew_from_its_tars(tmp_path: Path) -> None:
+    layers = [tmp_path / "one", tmp_path / "two"]
+    write_layer(layers[0], archive(("a", F, b"one", ""), ("b", F, b"gone", "")))
+    write_layer(layers[1], archive((".wh.b", F, b"", ""), ("c", F, b"three", "")))
+    ids = [read_layer(layer).diff_id for layer in layers]
+    tree = tmp_path / "tree"
+    merge_tree(layers, tree)
+    good = tree.read_bytes()
+    for damage in (good[:100], good[:-1], b"", (layers[0] / "index").read_bytes()):
+        tree.write_bytes(damage)
+        (layers[0] / "index").write_bytes(damage[:50])
+        with pytest.raises(LayerError):
+            open_tree(tree, layers, ids)
+        rebuild_tree(tree, layers, ids)
+        opened = open_tree(tree, layers, ids)
+        assert [opened.read_file(name, 10) for name in (b"a", b"b", b"c")] == [b"one", None, b"three"]
+        opened.close()
+    with pytest.raises(LayerError, match="other layers"):
+        open_tree(tree, layers, ids[::-1])
+    changed = bytearray((layers[0] / "layer.tar").read_bytes())
+    changed[512] ^= 1
+    (layers[0] / "layer.tar").write_bytes(changed)
+    (layers[0] / "index").unlink()
+    with pytest.raises(LayerError, match="is damaged"):
+        rebuild_tree(tree, layers, ids)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def mistakes_of_ours_are_not_forgiven() -> Iterator[None]:
+    def fail() -> None:
+        raise AssertionError("a handler raised what it should not")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fuse_overlay.device.traceback.print_exc", fail)
+        yield
+
+
+@given(st.data())
+def test_a_damaged_index_is_an_error_never_a_crash(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    layer = tmp_path_factory.mktemp("damaged") / "layer"
+    write_layer(layer, archive(("a", F, b"one", ""), ("d/b", F, b"x" * 600, ""), ("l", S, b"", "t")))
+    damaged = bytearray((layer / "index").read_bytes())
+    for _ in range(data.draw(st.integers(1, 8))):
+        damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
+    (layer / "index").write_bytes(damaged)
+    try:
+        tree = open_tree(layer / "index", [layer])
+    except LayerError:
+        return
+    server = ImageServer(Device(os.open("/dev/null", os.O_RDWR)), tree, 1)
+    fuzz_rows = [*range(tree.index.rows), tree.index.rows, 0xFFFFFFFF]
+    for number in fuzz_rows:
+        for opcode, body in REQUESTS:
+            request = w.IN_HEADER.pack(w.IN_HEADER.size + len(body), opcode, 7, number + 1, 0, 0, 0, 0, 0) + body
+            server.device.answer(server.handlers, bytearray(request), len(request))
+    os.close(server.device.fd)
+
+
+REQUESTS = [
+    (w.LOOKUP, b"a\0"),
+    (w.GETATTR, bytes(16)),
+    (w.READLINK, b""),
+    (w.READ, w.READ_IN.pack(0, 0, 4096) + bytes(20)),
+    (w.READ, w.READ_IN.pack(0, 1 << 63, 1 << 31) + bytes(20)),
+    (w.READDIR, w.READ_IN.pack(0, 0, 4096) + bytes(20)),
+    (w.READDIRPLUS, w.READ_IN.pack(0, 0, 4096) + bytes(20)),
+    (w.READDIRPLUS, w.READ_IN.pack(0, 1 << 40, 1 << 31) + bytes(20)),
+    (w.LISTXATTR, w.XATTR_IN.pack(4096, 0)),
+]
+
+
+@given(opcode=st.integers(0, 60), nodeid=st.integers(0, 2**64 - 1) | st.integers(0, 6), body=st.binary(max_size=80))
+@settings(max_examples=400)
+def test_requests_that_lie_get_an_errno(good_server: ImageServer, opcode: int, nodeid: int, body: bytes) -> None:
+    request = w.IN_HEADER.pack(w.IN_HEADER.size + len(body), opcode, 7, nodeid, 0, 0, 0, 0, 0) + body
+    good_server.device.answer(good_server.handlers, bytearray(request), len(request))
+    cut = request[: len(request) // 2]
+    good_server.device.answer(good_server.handlers, bytearray(cut), len(cut))
+
+
+@pytest.fixture(scope="module")
+def good_server(tmp_path_factory: pytest.TempPathFactory) -> ImageServer:
+    layer = tmp_path_factory.mktemp("good") / "layer"
+    write_layer(layer, archive(("a", F, b"one", ""), ("d/b", F, b"x" * 600, ""), ("l", S, b"", "t")))
+    return ImageServer(Device(os.open("/dev/null", os.O_RDWR)), open_tree(layer / "index", [layer]), 1)
