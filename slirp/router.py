@@ -20,7 +20,7 @@ from slirp.host.poller import Poller
 from slirp.host.published import PublishedPorts
 from slirp.host.resolvers import Resolvers
 from slirp.host.stale import disturb
-from slirp.host.tcp import Connections
+from slirp.host.tcp import ACK_SECONDS, Connections
 from slirp.host.udp import Datagrams
 from slirp.stack.leases import Leases
 from slirp.stack.names import Names
@@ -29,6 +29,8 @@ from slirp.wire import dhcp, ethernet, icmp, icmpv6, ipv4, ipv6, udp, virtio
 from slirp.wire.checksum import checksum, pseudo_sum
 from slirp.wire.ip import ICMP, ICMPV6, TCP, UDP, Packet
 
+TICK_SECONDS = 0.1
+IDLE_TICK_SECONDS = 5.0
 LOOPBACK = {4: "127.0.0.1", 16: "::1"}
 _IPV4 = ethernet.IPV4.to_bytes(2, "big")
 _UNADDRESSED, _EVERYBODY = bytes(4), b"\xff" * 4
@@ -217,10 +219,16 @@ class Router:
         self.connections.flush()
 
     @property
-    def timed(self) -> bool:
-        """Whether `tick` should be called soon."""
-        waiting = self._dns.waiting or self._dns_streams.waiting or self.published.waiting
-        return self.connections.timed or waiting
+    def patience_seconds(self) -> float:
+        """How long to wait for something to happen, at most, before `answer` and `tick`."""
+        if self.connections.patient:
+            return ACK_SECONDS
+        timed = self.connections.timed or self._dns.waiting or self._dns_streams.waiting or self.published.waiting
+        return TICK_SECONDS if timed else IDLE_TICK_SECONDS
+
+    def answer(self, now: float) -> None:
+        """After everything that has happened at once."""
+        self.connections.answer(now)
 
     def tick(self, now: float) -> None:
         self.connections.tick(now)

@@ -27,13 +27,11 @@ from slirp.config import NetworkConfig
 from slirp.devices.tap import HEADER_BYTES
 from slirp.host.endpoint import GATEWAY_MAC, Endpoint
 from slirp.host.poller import READ, Poller
-from slirp.router import Router
+from slirp.router import TICK_SECONDS, Router
 from slirp.stack.switch import claims_only
 
 MAX_FRAME = HEADER_BYTES + 14 + 65536
 FRAME_BATCH = 32
-TICK_SECONDS = 0.1
-IDLE_TICK_SECONDS = 5.0
 _ETHERNET_BYTES = 14
 
 
@@ -61,8 +59,9 @@ class Network:
         self._poller.add(self._control.fileno(), READ, lambda _: self._command())
         next_tick = 0.0
         while not self._leaving:
-            self._poller.run_once(TICK_SECONDS if self._router.timed else IDLE_TICK_SECONDS)
+            self._poller.run_once(self._router.patience_seconds)
             now = time.monotonic()
+            self._router.answer(now)
             if now >= next_tick:
                 next_tick = now + TICK_SECONDS
                 self._router.tick(now)
@@ -156,7 +155,7 @@ class Network:
     def _frames(self, endpoint: Endpoint) -> None:
         """A batch of one guest's, so that its neighbours get their turn."""
         buffer, view, router, mac = self._buffer, self._view, self._router, endpoint.mac
-        parts = [buffer]
+        parts, usual, known = [buffer], GATEWAY_MAC + mac, router.connections.known
         for _ in range(FRAME_BATCH):
             try:
                 length = os.readv(endpoint.tap, parts)
@@ -166,6 +165,8 @@ class Network:
                 # the container has gone and its device with it, which epoll reports for ever; Detach is on its way
                 self._poller.remove(endpoint.tap)
                 break
+            if buffer[HEADER_BYTES : HEADER_BYTES + 12] == usual and known(endpoint, buffer, view, length):
+                continue
             destination = buffer[HEADER_BYTES : HEADER_BYTES + 6]
             if length < HEADER_BYTES + _ETHERNET_BYTES or buffer[HEADER_BYTES + 6 : HEADER_BYTES + 12] != mac:
                 continue  # too short, or not its own address

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 
 from slirp.host.endpoint import Endpoint
-from slirp.host.poller import FAILED, READ, WRITE, Poller
+from slirp.host.poller import ERROR, FAILED, READ, WRITE, Poller
 from slirp.stack import tcp_flow
 from slirp.stack.tcp_flow import Flow, HostReset
 from slirp.wire import icmp, tcp, virtio
@@ -31,6 +31,12 @@ _HEADERS4 = struct.Struct("!BBHHHBBH4s4sHHIIBBHHH")  # of IPv4 and TCP without o
 _HEADERS6 = struct.Struct("!IHBB16s16sHHIIBBHHH")
 _TCP_START4, _TCP_START6 = 14 + 20, 14 + 40
 _CHECKSUM_OFFSET = 16
+ACK_SECONDS = 0.001  # how long an acknowledgment may wait; RFC 9293 3.8.6.3 allows 0.5
+_KIND = virtio.HEADER_BYTES + 12  # of a frame with its virtio header: where the Ethernet type is
+_IP = virtio.HEADER_BYTES + 14
+_SIMPLE4, _SIMPLE6 = b"\x08\x00\x45", b"\x86\xdd"  # IPv4 without options, IPv6
+_PORTS_AND_REST = struct.Struct("!HHIIBBH")  # a TCP header up to its window
+_CHECKSUM_KNOWN = virtio.NEEDS_CSUM | virtio.DATA_VALID
 _ENDED = (tcp_flow.CLOSED, tcp_flow.LINGERING)
 _UNREACHABLE = {  # what connect(2) says -> what a router would have said (RFC 792, RFC 1812 5.2.7.1)
     errno.ENETUNREACH: icmp.NET_UNREACHABLE,
@@ -136,6 +142,8 @@ class Connection:
         try:
             if length:
                 os.writev(self.endpoint.tap, (head, payload))
+                if length <= tcp_flow.SMALL_BYTES:
+                    self._connections.poller.answer_expected = True
             else:
                 os.write(self.endpoint.tap, head)
         except OSError:
@@ -170,7 +178,7 @@ class Connection:
             return
         if reset:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_LINGER)
-        self._connections.poller.remove(self._socket.fileno())
+        self._unwatch()
         self._socket.close()
         self._socket = None
 
@@ -185,6 +193,11 @@ class Connection:
         if self._socket is not None:
             self._watched = True
             self._connections.poller.add(self._socket.fileno(), self._events, self.ready)
+
+    def _unwatch(self) -> None:
+        if self._watched and self._socket is not None:
+            self._watched = False
+            self._connections.poller.remove(self._socket.fileno())
 
     def refused(self, number: int) -> None:
         """connect(2) has failed with this errno."""
@@ -212,8 +225,10 @@ class Connection:
                 flow.host_writable(now)
             if events & READ or (events & FAILED and not flow.host_ended):
                 flow.host_readable(now)
-            elif events & FAILED and flow.host_ended:
+            elif events & ERROR:
                 flow.abort()
+            elif events & FAILED:  # both ways have ended, which would be reported for ever; the guest may not know yet
+                self._unwatch()
         self._connections.touched(self)
 
 
@@ -230,6 +245,8 @@ class Connections:
         self._by_key: dict[bytes, Connection] = {}
         self._timed: set[Connection] = set()
         self._unacknowledged: list[Connection] = []
+        self._patient: list[Connection] = []  # acknowledgments that wait for data to carry them
+        self._patient_until = 0.0
         self._next_reap = 0.0
 
     # ------------------------------------------------------------------------------------------------ from guests
@@ -254,6 +271,45 @@ class Connections:
             elif not flags & tcp.RST:
                 refuse(endpoint, packet, segment)
             return
+        self._segment(connection, segment, now)
+
+    def known(self, endpoint: Endpoint, frame: bytearray, view: memoryview, length: int) -> bool:
+        """A frame, with its virtio header, that may be a whole TCP segment of a connection we know: almost all are.
+        False: it is something else, or not as simple; nothing has been done then."""
+        if frame[_KIND : _KIND + 3] == _SIMPLE4:
+            start = _IP + 20
+            if frame[_IP + 9] != TCP or frame[_IP + 6] & 0x3F or frame[_IP + 7] or length < start + tcp.HEADER_BYTES:
+                return False
+            end = _IP + (frame[_IP + 2] << 8 | frame[_IP + 3])
+            connection = self._by_key.get(bytes(view[_IP + 12 : start + 4]))  # addresses and ports stand side by side
+            if connection is None or int.from_bytes(view[_IP:start], "big") % 0xFFFF:
+                return False
+        elif frame[_KIND : _KIND + 2] == _SIMPLE6:
+            start = _IP + 40
+            if frame[_IP + 6] != TCP or frame[_IP] >> 4 != 6 or length < start + tcp.HEADER_BYTES:
+                return False
+            end = start + (frame[_IP + 4] << 8 | frame[_IP + 5])
+            connection = self._by_key.get(bytes(view[_IP + 8 : start + 4]))
+            if connection is None:
+                return False
+        else:
+            return False
+        fields = _PORTS_AND_REST.unpack_from(view, start)
+        source_port, destination_port, sequence, acknowledgment, offset, flags, window = fields
+        options_end = start + (offset >> 4) * 4
+        if (
+            connection.endpoint is not endpoint
+            or flags & (tcp.SYN | tcp.RST)
+            or not frame[0] & _CHECKSUM_KNOWN
+            or not start + tcp.HEADER_BYTES <= options_end <= end <= length
+        ):
+            return False
+        payload = view[options_end:end]
+        segment = tcp.Segment(source_port, destination_port, sequence, acknowledgment, flags, window, b"", payload)
+        self._segment(connection, segment, time.monotonic())
+        return True
+
+    def _segment(self, connection: Connection, segment: tcp.Segment, now: float) -> None:
         flow = connection.flow
         flow.segment(segment, now)
         if flow.ack_due:
@@ -261,11 +317,30 @@ class Connections:
         self.touched(connection)
 
     def flush(self) -> None:
-        """After a batch of frames: one acknowledgment a flow."""
+        """After a batch of frames: one acknowledgment a flow. One for a small piece waits for the answer, which carries
+        it if it comes soon."""
         if self._unacknowledged:
             for connection in self._unacknowledged:
-                connection.flow.flush_ack()
+                if connection.flow.ack_urgent:
+                    connection.flow.flush_ack()
+                elif connection.flow.ack_due:
+                    if not self._patient:
+                        self._patient_until = time.monotonic() + ACK_SECONDS
+                    self._patient.append(connection)
+                    self.poller.answer_expected = True
             self._unacknowledged.clear()
+
+    @property
+    def patient(self) -> bool:
+        """Whether `answer` should be called within ACK_SECONDS."""
+        return bool(self._patient)
+
+    def answer(self, now: float) -> None:
+        """Acknowledge what nothing has carried."""
+        if now >= self._patient_until:
+            for connection in self._patient:
+                connection.flow.flush_ack()
+            self._patient.clear()
 
     def _open(self, endpoint: Endpoint, key: bytes, packet: Packet, segment: tcp.Segment, now: float) -> None:
         try:
@@ -381,6 +456,7 @@ class Connections:
             connection.close(reset=True)
             self._drop(connection)
         self._unacknowledged = [c for c in self._unacknowledged if c.endpoint is not endpoint]
+        self._patient = [c for c in self._patient if c.endpoint is not endpoint]
 
 
 def _first_sequence(key: bytes, now: float) -> int:

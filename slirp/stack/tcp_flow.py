@@ -124,8 +124,10 @@ class Flow:
         "_shift_out",
         "_srtt",
         "_timer",
+        "_unanswered_bytes",
         "_window_edge",
         "ack_due",
+        "ack_urgent",
         "guest_ended",
         "host_ended",
         "last_used",
@@ -162,6 +164,8 @@ class Flow:
         self.guest_ended = False
         self._fin_at = 0
         self.ack_due = False
+        self.ack_urgent = False  # else it may wait a little for data that carries it
+        self._unanswered_bytes = 0
 
     # ------------------------------------------------------------------------------------------------ opening
     def accept(self, segment: Segment, now: float) -> None:
@@ -235,7 +239,7 @@ class Flow:
         if payload or flags & FIN:
             self._data(segment.sequence, payload, bool(flags & FIN))
         elif segment.sequence != self.receive_next:
-            self.ack_due = True  # a keep-alive or a window probe
+            self.ack_due = self.ack_urgent = True  # a keep-alive or a window probe
         if self.state == OPEN:
             if self._blocked:
                 self.fill(now)
@@ -287,7 +291,7 @@ class Flow:
         ahead = distance(segment.acknowledgment, self.unacknowledged)
         outstanding = distance(self.send_next, self.unacknowledged)
         if ahead > outstanding:
-            self.ack_due = True
+            self.ack_due = self.ack_urgent = True
             return False
         if self.state == SYN_RECEIVED:
             if ahead != 1:
@@ -342,6 +346,9 @@ class Flow:
         """Payload and end, in or out of turn."""
         self.ack_due = True
         length = len(payload)
+        self._unanswered_bytes += length
+        if fin or sequence != self.receive_next or self._unanswered_bytes >= self._mss or len(self._early):
+            self.ack_urgent = True
         if fin:
             end = (sequence + length) & MASK
             if self._guest_fin is None and distance(self._window_edge, end) >= -1:
@@ -400,7 +407,8 @@ class Flow:
         if distance(edge, self._window_edge) > 0:
             self._window_edge = edge
         window = max(0, distance(self._window_edge, self.receive_next))
-        self.ack_due = False
+        self.ack_due = self.ack_urgent = False
+        self._unanswered_bytes = 0
         shifted = min(0xFFFF, window >> self._shift_in)
         self._guest.transmit(flags, sequence, self.receive_next, shifted, b"", payload, self._mss)
 

@@ -1,0 +1,149 @@
+"""A connection's socket on the host, with segments of the guest made by hand."""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from slirp.host.endpoint import GATEWAY_MAC, Endpoint
+from slirp.host.poller import Poller
+from slirp.host.tcp import Connections
+from slirp.stack import tcp_flow
+from slirp.wire import ethernet, ipv4, tcp, virtio
+from slirp.wire.checksum import checksum, pseudo_sum
+
+MAC = bytes.fromhex("02420a4d0002")
+GUEST, REMOTE = socket.inet_aton("10.77.0.2"), socket.inet_aton("192.0.2.1")
+GUEST_PORT, REMOTE_PORT = 4000, 80
+
+
+class Hand:
+    """A guest that is the test, on a pipe; and the connection's peer on the host."""
+
+    def __init__(self, listener: socket.socket) -> None:
+        # a datagram socket keeps frames apart, as a TAP does
+        self.wire, device = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.wire.settimeout(5)
+        self.poller = Poller()
+        self.connections = Connections(self.poller, lambda address, port: listener.getsockname())
+        self.endpoint = Endpoint("guest", device.detach(), MAC, GUEST, 1500, [])
+        self.sequence, self.acknowledgment = 1000, 0
+
+    def send(self, flags: int, payload: bytes = b"", *, whole_checksum: bool = True) -> bool:
+        """Whether the shortcut knew it."""
+        plain = tcp.emit_header(GUEST_PORT, REMOTE_PORT, self.sequence, self.acknowledgment, flags, 65535) + payload
+        head = virtio.PLAIN if whole_checksum else virtio.partial(34, 16)
+        if whole_checksum:
+            value = checksum(plain, pseudo_sum(GUEST, REMOTE, ipv4.TCP, len(plain)))
+            plain = plain[:16] + struct.pack("!H", value) + plain[18:]
+        header = ipv4.emit_header(GUEST, REMOTE, ipv4.TCP, len(plain))
+        frame = bytearray(head + ethernet.HEADER.pack(GATEWAY_MAC, MAC, ethernet.IPV4) + header + plain)
+        self.sequence += len(payload) + bool(flags & (tcp.SYN | tcp.FIN))
+        known = self.connections.known(self.endpoint, frame, memoryview(frame), len(frame))
+        if not known:
+            packet = ipv4.parse(memoryview(frame)[26:])
+            assert packet is not None
+            self.connections.packet(self.endpoint, packet, not whole_checksum)
+        self.connections.flush()
+        return known
+
+    def receive(self) -> tcp.Segment:
+        packet = ipv4.parse(memoryview(self.wire.recv(70000))[26:])
+        assert packet is not None
+        segment = tcp.parse(packet.payload)
+        assert segment is not None
+        length = len(segment.payload) + bool(segment.flags & (tcp.SYN | tcp.FIN))
+        self.acknowledgment = (segment.sequence + length) & 0xFFFFFFFF
+        return segment
+
+    def open(self) -> None:
+        self.send(tcp.SYN)
+        self.poller.run_once(5)
+        assert self.receive().flags == tcp.SYN | tcp.ACK
+        self.send(tcp.ACK)
+
+    @property
+    def states(self) -> list[int]:
+        return [connection.flow.state for connection in self.connections._by_key.values()]
+
+    def close(self) -> None:
+        self.connections.forget(self.endpoint)
+        os.close(self.endpoint.tap)
+        self.wire.close()
+
+
+@pytest.fixture
+def listener() -> Iterator[socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as made:
+        made.settimeout(5)
+        yield made
+
+
+@pytest.fixture
+def hand(listener: socket.socket) -> Iterator[Hand]:
+    made = Hand(listener)
+    made.open()
+    yield made
+    made.close()
+
+
+def test_what_the_guest_has_not_acknowledged_survives_the_end_of_both_sides(
+    hand: Hand, listener: socket.socket
+) -> None:
+    server, _ = listener.accept()
+    with server:
+        server.sendall(b"last words")
+        server.shutdown(socket.SHUT_WR)
+        hand.poller.run_once(5)
+        assert bytes(hand.receive().payload) == b"last words"
+        hand.poller.run_once(5)
+        assert hand.receive().flags & tcp.FIN
+        hand.acknowledgment -= len(b"last words") + 1  # it is on its way to the guest, who ends meanwhile
+        hand.send(tcp.FIN | tcp.ACK)
+        assert server.recv(1) == b""
+        start = time.monotonic()
+        for _ in range(3):  # the socket has nothing to report any more
+            hand.poller.run_once(0.05)
+        assert time.monotonic() - start > 0.1
+        assert hand.states == [tcp_flow.OPEN]
+        hand.acknowledgment += len(b"last words") + 1
+        hand.send(tcp.ACK)
+        assert hand.states == [tcp_flow.LINGERING]
+
+
+def test_the_shortcut_takes_segments_of_connections_it_knows(hand: Hand, listener: socket.socket) -> None:
+    server, _ = listener.accept()
+    with server:
+        assert hand.send(tcp.ACK | tcp.PSH, b"quick", whole_checksum=False)
+        assert not hand.send(tcp.ACK | tcp.PSH, b"checked", whole_checksum=True)
+        assert server.recv(5) == b"quick"
+        assert server.recv(7) == b"checked"
+
+
+def test_a_small_piece_is_acknowledged_by_its_answer_or_soon_after(hand: Hand, listener: socket.socket) -> None:
+    server, _ = listener.accept()
+    with server:
+        hand.send(tcp.ACK | tcp.PSH, b"question")
+        assert hand.connections.patient
+        server.sendall(b"answer")
+        hand.poller.run_once(5)
+        answer = hand.receive()
+        assert (bytes(answer.payload), answer.acknowledgment) == (b"answer", hand.sequence)
+        hand.connections.answer(time.monotonic() + 1)
+        hand.send(tcp.ACK | tcp.PSH, b"another")
+        hand.connections.answer(time.monotonic() + 1)
+        answer = hand.receive()
+        assert (bytes(answer.payload), answer.acknowledgment) == (b"", hand.sequence)
+        assert not hand.connections.patient
+
+
+def test_a_large_piece_is_acknowledged_at_once(hand: Hand, listener: socket.socket) -> None:
+    server, _ = listener.accept()
+    with server:
+        hand.send(tcp.ACK | tcp.PSH, bytes(1460))
+        assert hand.receive().acknowledgment == hand.sequence
