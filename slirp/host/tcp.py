@@ -24,6 +24,7 @@ from slirp.wire.checksum import checksum, fold, ones_sum, pseudo_sum
 from slirp.wire.ip import TCP, TTL, Packet
 
 FLOWS_SHARE = 0.75  # of the descriptors the process may have, for one guest: its neighbours find some left
+MAX_LINGERING = 1024  # of one network; who is over takes no room from who is not
 HALF_CLOSED_SECONDS = 900.0
 _SECRET = secrets.token_bytes(16)  # of the launcher that forks us: every network of a user has the same
 _RESET_LINGER = struct.pack("ii", 1, 0)
@@ -244,6 +245,7 @@ class Connections:
         self._max_flows = int(resource.getrlimit(resource.RLIMIT_NOFILE)[0] * FLOWS_SHARE)
         self._by_key: dict[bytes, Connection] = {}
         self._timed: set[Connection] = set()
+        self._lingering: dict[Connection, None] = {}  # in the order they ended
         self._unacknowledged: list[Connection] = []
         self._patient: list[Connection] = []  # acknowledgments that wait for data to carry them
         self._patient_until = 0.0
@@ -419,7 +421,10 @@ class Connections:
     def _drop(self, connection: Connection) -> None:
         if self._by_key.get(connection.key) is connection:
             del self._by_key[connection.key]
-            connection.endpoint.flows -= 1
+            if connection in self._lingering:
+                del self._lingering[connection]
+            else:
+                connection.endpoint.flows -= 1
         self._timed.discard(connection)
         connection.close(reset=False)
 
@@ -427,6 +432,11 @@ class Connections:
         """After anything has happened to a flow."""
         if connection.flow.timed:
             self._timed.add(connection)
+            if connection.flow.state == tcp_flow.LINGERING and connection not in self._lingering:
+                self._lingering[connection] = None
+                connection.endpoint.flows -= 1
+                if len(self._lingering) > MAX_LINGERING:
+                    self._drop(next(iter(self._lingering)))
         else:
             self._timed.discard(connection)
             if connection.flow.state == tcp_flow.CLOSED:

@@ -200,6 +200,8 @@ def measure(peer: Peer, mtu: int, only: list[str], seconds: int, flows: list[int
             before = peer.cpu_seconds()
             tool = [sys.executable, "-m", "tests.bench.network", "--client", kind, peer.host, str(ECHO_PORT)]
             done = subprocess.run([*peer.inside, *tool, str(seconds)], capture_output=True, text=True, cwd=TOP)
+            if done.returncode:
+                print(done.stderr.splitlines()[-1], file=sys.stderr)
             rate = float(done.stdout or 0)
             cpu = (peer.cpu_seconds() - before) / seconds
             show(peer.name, mtu, kind, {"a second": rate, "usec": 1e6 / rate if rate else 0.0, "cpu": cpu})

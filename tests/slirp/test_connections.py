@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from slirp.host import tcp as tcp_module
 from slirp.host.endpoint import GATEWAY_MAC, Endpoint
 from slirp.host.poller import Poller
 from slirp.host.tcp import Connections
@@ -33,10 +34,13 @@ class Hand:
         self.connections = Connections(self.poller, lambda address, port: listener.getsockname())
         self.endpoint = Endpoint("guest", device.detach(), MAC, GUEST, 1500, [])
         self.sequence, self.acknowledgment = 1000, 0
+        self.guest_port = GUEST_PORT
 
     def send(self, flags: int, payload: bytes = b"", *, whole_checksum: bool = True) -> bool:
         """Whether the shortcut knew it."""
-        plain = tcp.emit_header(GUEST_PORT, REMOTE_PORT, self.sequence, self.acknowledgment, flags, 65535) + payload
+        plain = (
+            tcp.emit_header(self.guest_port, REMOTE_PORT, self.sequence, self.acknowledgment, flags, 65535) + payload
+        )
         head = virtio.PLAIN if whole_checksum else virtio.partial(34, 16)
         if whole_checksum:
             value = checksum(plain, pseudo_sum(GUEST, REMOTE, ipv4.TCP, len(plain)))
@@ -147,3 +151,23 @@ def test_a_large_piece_is_acknowledged_at_once(hand: Hand, listener: socket.sock
     with server:
         hand.send(tcp.ACK | tcp.PSH, bytes(1460))
         assert hand.receive().acknowledgment == hand.sequence
+
+
+def test_connections_that_are_over_take_no_room(listener: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tcp_module, "MAX_LINGERING", 3)
+    hand = Hand(listener)
+    hand.connections._max_flows = 2
+    for number in range(6):
+        hand.guest_port = GUEST_PORT + number
+        hand.open()
+        server, _ = listener.accept()
+        hand.send(tcp.FIN | tcp.ACK)
+        server.close()
+        hand.poller.run_once(5)
+        while not hand.receive().flags & tcp.FIN:
+            hand.poller.run_once(5)
+        hand.send(tcp.ACK)
+        assert hand.states[-1] == tcp_flow.LINGERING
+    assert hand.endpoint.flows == 0
+    assert len(hand.states) == 3
+    hand.close()
