@@ -53,6 +53,8 @@ class Router:
         self._leases = Leases(config, GATEWAY_MAC, resolver4, resolver6)
         self._names = Names(config.name if config.has_names else "")
         answers = Answers(Resolvers(config.resolvers), self._names, forward=not config.internal)
+        self._endpoints: set[Endpoint] = set()
+        self._next_expiry = 0.0
         self.connections = Connections(poller, self._tcp_target)
         self.datagrams = Datagrams(poller, self._udp_target, self._seen_from)
         self._dns = Dns(poller, answers)
@@ -102,28 +104,28 @@ class Router:
         if kind == ethernet.IPV4:
             packet = ipv4.parse(frame[start:])
             if packet is not None and endpoint.owns(packet.source):
-                self._packet(endpoint, packet, virtio.checksum_is_partial(frame))
+                self._packet(endpoint, packet, virtio.checksum_is_partial(frame), virtio.datagram_bytes(frame))
         elif kind == ethernet.IPV6:
             packet = ipv6.parse(frame[start:]) if self._neighbours is not None else None
             if packet is not None:
                 if endpoint.owns(packet.source):
-                    self._packet(endpoint, packet, virtio.checksum_is_partial(frame))
+                    self._packet(endpoint, packet, virtio.checksum_is_partial(frame), virtio.datagram_bytes(frame))
                 elif packet.protocol == ICMPV6 and not any(packet.source):
                     self._icmp6(endpoint, packet)  # a guest without an address looks for a router
         elif kind == ethernet.ARP:
             self._arp(endpoint, frame[start:])
 
-    def _packet(self, endpoint: Endpoint, packet: Packet, checksum_known: bool) -> None:
+    def _packet(self, endpoint: Endpoint, packet: Packet, checksum_known: bool, datagram_bytes: int) -> None:
         if packet.fragment and packet.is_fragment:
             whole = endpoint.fragments.put(packet, time.monotonic())
             if whole is None:
                 return
-            packet, checksum_known = whole, False
+            packet, checksum_known, datagram_bytes = whole, False, 0
         protocol, version = packet.protocol, len(packet.source)
         if protocol == TCP:
             self.connections.packet(endpoint, packet, checksum_known)
         elif protocol == UDP:
-            self._udp(endpoint, packet, checksum_known)
+            self._udp(endpoint, packet, checksum_known, datagram_bytes)
         elif protocol == ICMP and version == 4:
             self._icmp4(endpoint, packet)
         elif protocol == ICMPV6 and version == 16:
@@ -131,7 +133,7 @@ class Router:
         elif self._policy.way(packet.destination) is not Way.FORBIDDEN:
             endpoint.send_unreachable(icmp.PROTOCOL_UNREACHABLE, packet)
 
-    def _udp(self, endpoint: Endpoint, packet: Packet, checksum_known: bool) -> None:
+    def _udp(self, endpoint: Endpoint, packet: Packet, checksum_known: bool, datagram_bytes: int) -> None:
         data = packet.payload
         datagram = udp.parse(data)
         if datagram is None:
@@ -155,7 +157,7 @@ class Router:
         ):
             endpoint.send_unreachable(icmp.PORT_UNREACHABLE, packet)
         elif way is not Way.FORBIDDEN:  # broadcasts and multicasts are dropped without a word, as routers do
-            self.datagrams.packet(endpoint, packet, datagram)
+            self.datagrams.packet(endpoint, packet, datagram, datagram_bytes)
 
     # ------------------------------------------------------------------------------------------------ leases
     def unaddressed(self, endpoint: Endpoint, frame: memoryview) -> None:
@@ -217,6 +219,7 @@ class Router:
     def flush(self) -> None:
         """After a batch of frames."""
         self.connections.flush()
+        self.datagrams.flush()
 
     @property
     def patience_seconds(self) -> float:
@@ -237,10 +240,15 @@ class Router:
         self._dns_streams.tick(now)
         self.pings.tick(now)
         self.published.tick()
+        if now >= self._next_expiry:
+            self._next_expiry = now + 10
+            for endpoint in self._endpoints:
+                endpoint.fragments.expire(now)
 
     # ------------------------------------------------------------------------------------------------ guests
     def attach(self, endpoint: Endpoint) -> None:
         """A guest has come."""
+        self._endpoints.add(endpoint)
         if self._neighbours is not None:
             self._neighbours.advertise(endpoint)
 
@@ -260,6 +268,7 @@ class Router:
 
     def forget(self, endpoint: Endpoint) -> None:
         """A guest has gone: its flows are reset, its ports closed."""
+        self._endpoints.discard(endpoint)
         self._names.remove(endpoint.endpoint_id)
         self.published.forget(endpoint)
         self.connections.forget(endpoint)

@@ -155,7 +155,8 @@ class Network:
     def _frames(self, endpoint: Endpoint) -> None:
         """A batch of one guest's, so that its neighbours get their turn."""
         buffer, view, router, mac = self._buffer, self._view, self._router, endpoint.mac
-        parts, usual, known = [buffer], GATEWAY_MAC + mac, router.connections.known
+        parts, usual = [buffer], GATEWAY_MAC + mac
+        segment, datagram = router.connections.known, router.datagrams.known
         for _ in range(FRAME_BATCH):
             try:
                 length = os.readv(endpoint.tap, parts)
@@ -165,7 +166,9 @@ class Network:
                 # the container has gone and its device with it, which epoll reports for ever; Detach is on its way
                 self._poller.remove(endpoint.tap)
                 break
-            if buffer[HEADER_BYTES : HEADER_BYTES + 12] == usual and known(endpoint, buffer, view, length):
+            if buffer[HEADER_BYTES : HEADER_BYTES + 12] == usual and (
+                segment(endpoint, buffer, view, length) or datagram(endpoint, buffer, view, length)
+            ):
                 continue
             destination = buffer[HEADER_BYTES : HEADER_BYTES + 6]
             if length < HEADER_BYTES + _ETHERNET_BYTES or buffer[HEADER_BYTES + 6 : HEADER_BYTES + 12] != mac:

@@ -14,7 +14,8 @@ _TUNSETIFF = 0x400454CA
 _TUNSETVNETHDRSZ = 0x400454D8
 _TUNSETOFFLOAD = 0x400454D0
 _IFF_TAP, _IFF_NO_PI, _IFF_VNET_HDR = 0x0002, 0x1000, 0x4000
-_TUN_F_CSUM, _TUN_F_TSO4, _TUN_F_TSO6, _TUN_F_TSO_ECN = 1, 2, 4, 8
+_TUN_F_CSUM, _TUN_F_TSO4, _TUN_F_TSO6, _TUN_F_TSO_ECN, _TUN_F_USO4, _TUN_F_USO6 = 1, 2, 4, 8, 0x20, 0x40
+_OFFLOAD = _TUN_F_CSUM | _TUN_F_TSO4 | _TUN_F_TSO6 | _TUN_F_TSO_ECN
 
 
 def open_tap(name: str) -> int:
@@ -25,8 +26,19 @@ def open_tap(name: str) -> int:
     try:
         fcntl.ioctl(fd, _TUNSETIFF, struct.pack("16sH22x", name.encode(), _IFF_TAP | _IFF_NO_PI | _IFF_VNET_HDR))
         fcntl.ioctl(fd, _TUNSETVNETHDRSZ, struct.pack("i", HEADER_BYTES))
-        fcntl.ioctl(fd, _TUNSETOFFLOAD, _TUN_F_CSUM | _TUN_F_TSO4 | _TUN_F_TSO6 | _TUN_F_TSO_ECN)
+        if not many_datagrams(fd):
+            fcntl.ioctl(fd, _TUNSETOFFLOAD, _OFFLOAD)
     except OSError:
         os.close(fd)
         raise
     return fd
+
+
+def many_datagrams(fd: int) -> bool:
+    """Whether a frame of this device may hold many datagrams (USO, kernel 6.2), which is switched on. False for what is
+    no TAP."""
+    try:
+        fcntl.ioctl(fd, _TUNSETOFFLOAD, _OFFLOAD | _TUN_F_USO4 | _TUN_F_USO6)
+    except OSError:
+        return False
+    return True

@@ -5,11 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
+from slirp.devices.tap import many_datagrams
 from slirp.host.buffers import BufferPool
 from slirp.stack.fragments import Fragments
 from slirp.wire import ethernet, icmp, icmpv6, ipv4, ipv6, ndp, udp, virtio
+from slirp.wire.checksum import fold, pseudo_sum
 from slirp.wire.ip import ICMP, ICMPV6, TTL, UDP, Packet
 
+MAX_SEGMENTS = 64  # of one frame, UDP_MAX_SEGMENTS
+_MAX_PAYLOAD = 65535 - 20 - 8
+_UDP_START4, _UDP_START6, _CHECKSUM_OFFSET = 14 + 20, 14 + 40, 6
 GATEWAY_MAC = bytes.fromhex("020000000001")
 
 
@@ -47,6 +52,7 @@ class Endpoint:
         self._prefix6, self._reserved = prefix6, frozenset(reserved)
         if address6 or prefix6:
             self._owned.add(ndp.link_local(mac))
+        self._many_datagrams = many_datagrams(tap)
         self.head4 = virtio.PLAIN + ethernet.HEADER.pack(mac, GATEWAY_MAC, ethernet.IPV4)
         self.head6 = virtio.PLAIN + ethernet.HEADER.pack(mac, GATEWAY_MAC, ethernet.IPV6)
 
@@ -78,6 +84,33 @@ class Endpoint:
         self, source: bytes, source_port: int, destination: bytes, destination_port: int, payload: bytes
     ) -> None:
         self.send(source, destination, UDP, udp.emit(source, destination, source_port, destination_port, payload))
+
+    def send_datagrams(
+        self,
+        source: bytes,
+        source_port: int,
+        destination: bytes,
+        destination_port: int,
+        payloads: Sequence[bytes | memoryview],
+    ) -> None:
+        """Datagrams of one size, but for a shorter last one: as few frames as the device allows, and no checksum."""
+        size = len(payloads[0])
+        at_once = min(MAX_SEGMENTS, _MAX_PAYLOAD // max(1, size)) if self._many_datagrams and size else 1
+        for first in range(0, len(payloads), at_once):
+            batch = payloads[first : first + at_once]
+            length = udp.HEADER_BYTES + sum(map(len, batch))
+            partial = fold(pseudo_sum(source, destination, UDP, length))
+            header = udp.HEADER.pack(source_port, destination_port, length, partial)
+            if len(source) == 4:
+                start, head, packet = _UDP_START4, self.head4, ipv4.emit_header(source, destination, UDP, length)
+            else:
+                start, head, packet = _UDP_START6, self.head6, ipv6.emit_header(source, destination, UDP, length)
+            if len(batch) == 1:
+                offload = virtio.partial(start, _CHECKSUM_OFFSET)
+            else:
+                end = start + udp.HEADER_BYTES
+                offload = virtio.segmented(virtio.GSO_UDP_L4, end, size, start, _CHECKSUM_OFFSET)
+            self.write([offload + head[virtio.HEADER_BYTES :] + packet + header, *batch])
 
     def send_icmp(self, source: bytes, destination: bytes, message: icmp.Message, hops: int = TTL) -> None:
         """ICMP or, between IPv6 addresses, ICMPv6."""

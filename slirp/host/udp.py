@@ -2,7 +2,10 @@
 
 A guest's port is one socket whatever it sends to (endpoint-independent mapping, RFC 4787 4.1). It takes datagrams from
 every address it has sent to (address-dependent filtering, 5) and keeps their real source. What the host is told about
-lost datagrams (IP_RECVERR) becomes ICMP for the guest."""
+lost datagrams (IP_RECVERR) becomes ICMP for the guest.
+
+Datagrams of one size from one place to one other, one after the other, travel together: out of a guest to the host's
+socket with UDP_SEGMENT, and to the guest as one frame that its kernel cuts (USO), where the device can."""
 
 from __future__ import annotations
 
@@ -11,46 +14,64 @@ import socket
 import struct
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
+from slirp.host import batches
 from slirp.host.endpoint import Endpoint
 from slirp.host.poller import FAILED, READ, Poller
-from slirp.wire import icmp, icmpv6, udp
+from slirp.wire import icmp, icmpv6, udp, virtio
 from slirp.wire.ip import TTL, UDP, Packet
 
 MAX_MAPPINGS = 512  # of one guest
 IDLE_SECONDS = 120.0  # RFC 4787 4.3: two minutes at least
-MAX_PEERS = 10_000  # of one published port
 MAX_ASKED = 4096  # addresses a mapping remembers
-BATCH = 32
+MAX_PEERS = 10_000  # of one published port
+MAX_ROUTES = 4096
+ROUNDS = 2  # of batches a socket may have before others get their turn
 IP_PKTINFO, IP_RECVERR, IPV6_RECVERR = 8, 11, 25  # include/uapi/linux/in.h, in6.h
 _EXTENDED_ERROR = struct.Struct("IBBBBII")  # struct sock_extended_err
 _FROM_ICMP, _FROM_ICMP6 = 2, 3
 _ICMP6_CODES = {0: icmp.NET_UNREACHABLE, 1: icmp.ADMINISTRATIVELY_PROHIBITED, 4: icmp.PORT_UNREACHABLE}  # RFC 7915 5.2
+_ERRORS = ((socket.IPPROTO_IP, IP_RECVERR), (socket.IPPROTO_IPV6, IPV6_RECVERR))
+_KIND = virtio.HEADER_BYTES + 12  # of a frame with its virtio header: where the Ethernet type is
+_IP = virtio.HEADER_BYTES + 14
+_SIMPLE4, _SIMPLE6 = b"\x08\x00\x45", b"\x86\xdd"  # IPv4 without options, IPv6
+_NAME_BYTES = {socket.AF_INET: 8, socket.AF_INET6: 24}  # of a sockaddr up to its address
 
 
 class _Mapping:
-    """One guest port and its socket."""
+    """One guest port and its socket. `asked`: the hosts sent to, as their sockets' addresses."""
 
     def __init__(self, endpoint: Endpoint, guest: bytes, port: int, sock: socket.socket, now: float) -> None:
         self.endpoint, self.guest, self.port, self.socket, self.last_used = endpoint, guest, port, sock, now
-        self.asked: set[str] = set()  # addresses sent to
+        self.name_bytes = _NAME_BYTES[sock.family]
+        self.asked: dict[bytes, None] = {}
+        self.senders: dict[bytes, tuple[bytes, int] | None] = {}  # raw name -> how the guest sees it; None: a stranger
 
 
-class _Peer:
-    """A client of a published port: answers leave from the address that it has asked."""
+class _Peer(NamedTuple):
+    """A client of a published port; `asked_at` makes answers leave from the address that it has asked."""
 
-    __slots__ = ("_address", "_from", "socket")
+    socket: socket.socket
+    address: tuple[str, int]
+    asked_at: list[batches.Ancillary]
 
-    def __init__(self, sock: socket.socket, address: tuple[str, int], asked_at: list[tuple[int, int, bytes]]) -> None:
-        self.socket, self._address, self._from = sock, address, asked_at
 
-    def answer(self, payload: memoryview) -> None:
-        for _ in range(2):  # a pending error is reported by the next call, whatever that sends
-            try:
-                self.socket.sendmsg([payload], self._from, 0, self._address)
-                return
-            except OSError:
-                continue
+class _Route:
+    """Where datagrams with certain addresses and ports go: `mapping` is None for answers from a published port."""
+
+    __slots__ = ("ancillary", "endpoint", "mapping", "socket", "target")
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        sock: socket.socket,
+        target: tuple[str, int],
+        mapping: _Mapping | None,
+        ancillary: list[batches.Ancillary],
+    ) -> None:
+        self.endpoint, self.socket, self.target, self.mapping = endpoint, sock, target, mapping
+        self.ancillary = ancillary
 
 
 class Datagrams:
@@ -67,32 +88,115 @@ class Datagrams:
         self._mappings: dict[tuple[bytes, int], _Mapping] = {}
         # (guest, its port) -> (peer, its port) -> the published socket it has used, its address there, and ours
         self._peers: dict[tuple[bytes, int], dict[tuple[bytes, int], _Peer]] = {}
+        self._routes: dict[bytes, _Route] = {}  # by addresses and ports, as they stand in a packet
+        self._received = batches.Received()
+        # what waits to be sent together
+        self._route: _Route | None = None
+        self._parts: list[bytes] = []
+        self._segment_bytes = self._waiting_bytes = 0
         self._next_reap = 0.0
 
-    def packet(self, endpoint: Endpoint, packet: Packet, datagram: udp.Datagram) -> None:
-        """A datagram of a guest to the outside."""
-        port = datagram.source_port
-        if self._peers and (peers := self._peers.get((packet.source, port))) is not None:
-            peer = peers.get((packet.destination, datagram.destination_port))
-            if peer is not None:
-                peer.answer(datagram.payload)
-                return
-        target = self._target(packet.destination, datagram.destination_port)
-        if target is None:
-            endpoint.send_unreachable(icmp.ADMINISTRATIVELY_PROHIBITED, packet)
+    # ------------------------------------------------------------------------------------------------ from guests
+    def packet(self, endpoint: Endpoint, packet: Packet, datagram: udp.Datagram, segment_bytes: int = 0) -> None:
+        """A datagram of a guest to the outside; with `segment_bytes` many of that size. It is sent by `flush`, at the
+        latest."""
+        route = self._find(endpoint, packet, datagram)
+        if route is not None:
+            self._put(route, datagram.payload, segment_bytes)
+
+    def known(self, endpoint: Endpoint, frame: bytearray, view: memoryview, length: int) -> bool:
+        """A frame, with its virtio header, that may be a whole datagram on a way we know. False: it is something else,
+        or not as simple; nothing has been done then."""
+        if frame[_KIND : _KIND + 3] == _SIMPLE4:
+            start = _IP + 20
+            if frame[_IP + 9] != UDP or frame[_IP + 6] & 0x3F or frame[_IP + 7] or length < start + udp.HEADER_BYTES:
+                return False
+            route = self._routes.get(bytes(view[_IP + 12 : start + 4]))
+            if route is None or int.from_bytes(view[_IP:start], "big") % 0xFFFF:
+                return False
+            end = _IP + (frame[_IP + 2] << 8 | frame[_IP + 3])
+        elif frame[_KIND : _KIND + 2] == _SIMPLE6:
+            start = _IP + 40
+            if frame[_IP + 6] != UDP or frame[_IP] >> 4 != 6 or length < start + udp.HEADER_BYTES:
+                return False
+            route = self._routes.get(bytes(view[_IP + 8 : start + 4]))
+            if route is None:
+                return False
+            end = start + (frame[_IP + 4] << 8 | frame[_IP + 5])
+        else:
+            return False
+        bytes_said = frame[start + 4] << 8 | frame[start + 5]
+        if (
+            route.endpoint is not endpoint
+            or not frame[0] & (virtio.NEEDS_CSUM | virtio.DATA_VALID)
+            or not start + udp.HEADER_BYTES <= start + bytes_said <= end <= length
+        ):
+            return False
+        self._put(route, view[start + udp.HEADER_BYTES : start + bytes_said], virtio.datagram_bytes(frame))
+        return True
+
+    def _put(self, route: _Route, payload: memoryview, segment_bytes: int) -> None:
+        length = len(payload)
+        if (
+            route is not self._route
+            or length > self._segment_bytes
+            or not length  # nothing is no segment
+            or segment_bytes
+            or self._waiting_bytes + length > batches.MAX_BYTES
+            or len(self._parts) >= batches.MAX_SEGMENTS
+        ):
+            self.flush()
+            self._route, self._segment_bytes = route, segment_bytes or length
+        self._parts.append(bytes(payload))
+        self._waiting_bytes += length
+        if length < self._segment_bytes or segment_bytes or not length:  # a shorter one is the last
+            self.flush()
+
+    def flush(self) -> None:
+        """Send what waits."""
+        route = self._route
+        if route is None:
             return
-        mapping = self._mappings.get((packet.source, port)) or self._map(endpoint, packet.source, port)
-        if mapping is None:
-            endpoint.send_unreachable(icmp.HOST_UNREACHABLE, packet)
-            return
-        mapping.last_used = time.monotonic()
-        if target[0] not in mapping.asked:
+        self._route = None
+        parts, self._parts = self._parts, []
+        many = self._waiting_bytes > self._segment_bytes
+        self._waiting_bytes = 0
+        failure = batches.send(route.socket, parts, self._segment_bytes if many else 0, route.target, route.ancillary)
+        mapping = route.mapping
+        if mapping is not None:
+            mapping.last_used = time.monotonic()
+            if failure in (errno.ENETUNREACH, errno.EHOSTUNREACH):
+                self._tell(mapping, route.target, icmp.HOST_UNREACHABLE, 0, parts[0][: self._segment_bytes])
+
+    def _find(self, endpoint: Endpoint, packet: Packet, datagram: udp.Datagram) -> _Route | None:
+        port, remote_port = datagram.source_port, datagram.destination_port
+        peer = self._peers.get((packet.source, port), {}).get((packet.destination, remote_port))
+        if peer is not None:
+            route = _Route(endpoint, peer.socket, peer.address, None, peer.asked_at)
+        else:
+            target = self._target(packet.destination, remote_port)
+            if target is None:
+                endpoint.send_unreachable(icmp.ADMINISTRATIVELY_PROHIBITED, packet)
+                return None
+            mapping = self._mappings.get((packet.source, port)) or self._map(endpoint, packet.source, port)
+            if mapping is None:
+                endpoint.send_unreachable(icmp.HOST_UNREACHABLE, packet)
+                return None
+            self._ask(mapping, target[0])
+            route = _Route(endpoint, mapping.socket, target, mapping, [])
+        if len(self._routes) >= MAX_ROUTES:
+            self._routes.clear()
+        ports = packet.payload[:4]
+        self._routes[packet.source + packet.destination + ports] = route
+        return route
+
+    def _ask(self, mapping: _Mapping, host: str) -> None:
+        address = socket.inet_pton(mapping.socket.family, host)
+        if address not in mapping.asked:
             if len(mapping.asked) >= MAX_ASKED:
-                mapping.asked.clear()
-            mapping.asked.add(target[0])
-        failure = _send(mapping.socket, datagram.payload, target)
-        if failure in (errno.ENETUNREACH, errno.EHOSTUNREACH):
-            endpoint.send_unreachable(icmp.HOST_UNREACHABLE, packet)
+                del mapping.asked[next(iter(mapping.asked))]
+            mapping.asked[address] = None
+            mapping.senders.clear()
 
     def is_answer(self, packet: Packet, datagram: udp.Datagram) -> bool:
         """Whether this goes to a client of a published port."""
@@ -110,6 +214,7 @@ class Datagrams:
             else:
                 sock.setsockopt(socket.IPPROTO_IPV6, IPV6_RECVERR, 1)
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)  # a burst must not be lost while we sleep
             sock.bind(("", 0))
         except OSError:
             return None
@@ -118,22 +223,46 @@ class Datagrams:
         self._poller.add(sock.fileno(), READ, lambda events: self._ready(mapping, events))
         return mapping
 
+    # ------------------------------------------------------------------------------------------------ to guests
     def _ready(self, mapping: _Mapping, events: int) -> None:
         if events & FAILED:
             self._failures(mapping)
-        for _ in range(BATCH):
-            try:
-                data, address = mapping.socket.recvfrom(65535)
-            except OSError:
-                return
-            if address[0] in mapping.asked:
+        endpoint, senders = mapping.endpoint, mapping.senders
+        for _ in range(ROUNDS):
+            count = 0
+            run: list[memoryview] = []
+            last: tuple[bytes, int] | None = None
+            for name, payload in self._received.read(mapping.socket.fileno(), mapping.name_bytes):
+                count += 1
+                seen = senders[name] if name in senders else self._sender(mapping, name)
+                size = len(run[0]) if run else 0
+                if run and last and (seen != last or not 0 < len(payload) <= size or len(run[-1]) < size):
+                    endpoint.send_datagrams(*last, mapping.guest, mapping.port, run)
+                    run = []
+                last = seen
+                if seen is not None:
+                    run.append(payload)
+            if run and last is not None:
+                endpoint.send_datagrams(*last, mapping.guest, mapping.port, run)
                 mapping.last_used = time.monotonic()
-                source = self._source(mapping.endpoint, address[0])
-                mapping.endpoint.send_udp(source, address[1], mapping.guest, mapping.port, data)
+            if count < batches.COUNT:
+                return
+
+    def _sender(self, mapping: _Mapping, name: bytes) -> tuple[bytes, int] | None:
+        """How the guest sees who has sent; None for a stranger."""
+        address = name[4:8] if len(name) == 8 else name[8:24]
+        if len(mapping.senders) >= MAX_ASKED:
+            mapping.senders.clear()
+        seen = None
+        if address in mapping.asked:
+            text = socket.inet_ntop(mapping.socket.family, address)
+            seen = self._source(mapping.endpoint, text), int.from_bytes(name[2:4], "big")
+        mapping.senders[name] = seen
+        return seen
 
     def _failures(self, mapping: _Mapping) -> None:
         """ICMP errors that the host got for datagrams of this mapping."""
-        for _ in range(BATCH):
+        for _ in range(batches.COUNT):
             try:
                 data, ancillary, _, name = mapping.socket.recvmsg(512, 512, socket.MSG_ERRQUEUE)
             except OSError:
@@ -154,6 +283,7 @@ class Datagrams:
     # ------------------------------------------------------------------------------------------------ published ports
     def publish(self, endpoint: Endpoint, guest_port: int, sock: socket.socket) -> None:
         """Datagrams to this socket go to the guest's port, with their real source; answers go out of it."""
+        self._forget_routes()
         if sock.family == socket.AF_INET:
             sock.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
         else:
@@ -162,6 +292,7 @@ class Datagrams:
 
     def unpublish(self, endpoint: Endpoint, guest_port: int, sock: socket.socket) -> None:
         self._poller.remove(sock.fileno())
+        self._forget_routes()
         for guest, peers in list(self._peers.items()):
             kept = {key: peer for key, peer in peers.items() if peer.socket is not sock}
             if kept:
@@ -170,7 +301,7 @@ class Datagrams:
                 del self._peers[guest]
 
     def _published_ready(self, endpoint: Endpoint, guest_port: int, sock: socket.socket) -> None:
-        for _ in range(BATCH):
+        for _ in range(batches.COUNT):
             try:
                 data, ancillary, _, address = sock.recvmsg(65535, 64)
             except OSError:
@@ -181,11 +312,13 @@ class Datagrams:
                 continue
             peers = self._peers.setdefault((guest, guest_port), {})
             key = remote, address[1]
-            peers.pop(key, None)  # the one heard of longest ago is the first to be forgotten
-            if len(peers) >= MAX_PEERS:
-                del peers[next(iter(peers))]
-            peers[key] = _Peer(sock, address, _asked_at(ancillary))
-            endpoint.send_udp(remote, address[1], guest, guest_port, data)
+            peer = _Peer(sock, address, _asked_at(ancillary))
+            if peers.pop(key, None) != peer:
+                self._forget_routes()
+                if len(peers) >= MAX_PEERS:
+                    del peers[next(iter(peers))]  # the one heard of longest ago
+            peers[key] = peer
+            endpoint.send_datagrams(remote, address[1], guest, guest_port, [memoryview(data)])
 
     # ------------------------------------------------------------------------------------------------ the end
     def tick(self, now: float) -> None:
@@ -202,13 +335,18 @@ class Datagrams:
                 self._drop(key, mapping)
 
     def _drop(self, key: tuple[bytes, int], mapping: _Mapping) -> None:
+        self._forget_routes()
         del self._mappings[key]
         mapping.endpoint.datagrams -= 1
         self._poller.remove(mapping.socket.fileno())
         mapping.socket.close()
 
+    def _forget_routes(self) -> None:
+        self.flush()
+        self._routes.clear()
 
-def _asked_at(ancillary: list[tuple[int, int, bytes]]) -> list[tuple[int, int, bytes]]:
+
+def _asked_at(ancillary: list[batches.Ancillary]) -> list[batches.Ancillary]:
     """The ancillary data that makes an answer leave from where the question came to (ip(7), ipv6(7))."""
     for level, kind, data in ancillary:
         if (level, kind) == (socket.IPPROTO_IP, IP_PKTINFO):
@@ -217,9 +355,6 @@ def _asked_at(ancillary: list[tuple[int, int, bytes]]) -> list[tuple[int, int, b
             link_local = data[0] == 0xFE and data[1] & 0xC0 == 0x80
             return [(level, kind, data if link_local else data[:16] + bytes(4))]
     return []
-
-
-_ERRORS = ((socket.IPPROTO_IP, IP_RECVERR), (socket.IPPROTO_IPV6, IPV6_RECVERR))
 
 
 def _ipv4_code(origin: int, icmp_type: int, code: int) -> int | None:
@@ -232,14 +367,3 @@ def _ipv4_code(origin: int, icmp_type: int, code: int) -> int | None:
         if icmp_type == icmpv6.UNREACHABLE:
             return _ICMP6_CODES.get(code, icmp.HOST_UNREACHABLE)
     return None
-
-
-def _send(sock: socket.socket, payload: memoryview, target: tuple[str, int]) -> int:
-    """0, or the errno. A pending ICMP error is reported by the next call whatever it sends: then once more."""
-    for _ in range(2):
-        try:
-            sock.sendto(payload, target)
-            return 0
-        except OSError as error:
-            number = error.errno or errno.EIO
-    return number

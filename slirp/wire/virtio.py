@@ -25,3 +25,8 @@ def segmented(kind: int, header_bytes: int, segment_bytes: int, checksum_start: 
 
 def checksum_is_partial(frame: bytes | memoryview | bytearray) -> bool:
     return bool(frame[0] & (NEEDS_CSUM | DATA_VALID))
+
+
+def datagram_bytes(frame: bytes | memoryview | bytearray) -> int:
+    """The size of each datagram of a frame that holds many (USO); 0 for any other."""
+    return frame[4] | frame[5] << 8 if frame[1] == GSO_UDP_L4 else 0

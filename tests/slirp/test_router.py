@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from slirp.host.batches import SOL_UDP, UDP_SEGMENT
 from slirp.wire import ethernet, icmp, icmpv6, ip, ipv4, ipv6, ndp, udp
 from tests.slirp.lab import GATEWAY, GATEWAY6, OUTSIDE, OUTSIDE6, RESET_ON_CLOSE, Guest, Lab
 
@@ -269,6 +270,29 @@ def test_a_large_datagram_is_put_together_from_fragments(lab: Lab, guest: Guest,
         assert got == data
         server.sendto(data[::-1], mapped)
         assert client.recv(65535) == data[::-1]
+
+
+@pytest.mark.parametrize("outside", [OUTSIDE, OUTSIDE6])
+def test_many_datagrams_at_once_stay_themselves(lab: Lab, guest: Guest, outside: str) -> None:
+    sizes = [1000] * 30 + [10, 1000, 1000, 1200, 0, 1200, 7]
+    with (
+        lab.host.listen(outside, kind=socket.SOCK_DGRAM) as server,
+        guest.socket(socket.SOCK_DGRAM, family=server.family) as client,
+    ):
+        sent = [os.urandom(size) for size in sizes]
+        segmented = b"".join(sent[:31])
+        target = server.getsockname()
+        client.sendmsg([segmented], [(SOL_UDP, UDP_SEGMENT, struct.pack("H", 1000))], 0, target)  # the guest's own USO
+        for data in sent[31:]:
+            client.sendto(data, target)
+        received = []
+        for _ in sent:
+            data, mapped = server.recvfrom(65535)
+            received.append(data)
+        assert received == sent
+        for data in sent:
+            server.sendto(data, mapped)
+        assert [client.recv(65535) for _ in sent] == sent
 
 
 @pytest.mark.parametrize("outside", [OUTSIDE, OUTSIDE6])
