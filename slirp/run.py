@@ -10,7 +10,9 @@ descriptors, each is answered with one:
     {"type": "Detach", "endpoint_id"}
     {"type": "Publish", "publish_id", "endpoint_id", "guest_port", "protocol"} + bound socket
     {"type": "Unpublish", "publish_id"}
-    {"type": "Ping"}                                                        -> {"ok": true} or {"error": …}"""
+    {"type": "Ping"}               -> {"ok": true, "unconfined": what it could not give up before the first packet}
+
+Answers are {"ok": true} or {"error": …}."""
 
 from __future__ import annotations
 
@@ -25,13 +27,14 @@ from typing import Any
 
 from slirp.config import NetworkConfig
 from slirp.devices.tap import HEADER_BYTES
+from slirp.host.confinement import confine
 from slirp.host.endpoint import GATEWAY_MAC, Endpoint
 from slirp.host.poller import READ, Poller
 from slirp.router import TICK_SECONDS, Router
 from slirp.stack.switch import claims_only
 
 MAX_FRAME = HEADER_BYTES + 14 + 65536
-FRAME_BATCH = 32
+FRAME_BATCH = 16
 _ETHERNET_BYTES = 14
 
 
@@ -54,12 +57,17 @@ class Network:
         self._buffer = bytearray(MAX_FRAME)
         self._view = memoryview(self._buffer)
         self._leaving = False
+        self._unconfined: list[str] | None = None  # what could not be given up
 
     def run(self) -> None:
         self._poller.add(self._control.fileno(), READ, lambda _: self._command())
         next_tick = 0.0
         while not self._leaving:
             self._poller.run_once(self._router.patience_seconds)
+            if (
+                self._endpoints and self._unconfined is None
+            ):  # the answer to Attach need not wait for this, packets must
+                self._unconfined = confine()
             now = time.monotonic()
             self._router.answer(now)
             if now >= next_tick:
@@ -104,7 +112,9 @@ class Network:
             self._detach(command["endpoint_id"])
         elif kind == "Unpublish":
             self._router.published.unpublish(command["publish_id"])
-        elif kind != "Ping":
+        elif kind == "Ping":
+            return {"ok": True, "unconfined": self._unconfined}
+        else:
             raise ValueError(f"unknown command {kind!r}")
         return {"ok": True}
 

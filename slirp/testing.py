@@ -13,10 +13,11 @@ from slirp.wire.tcp import Segment
 
 
 class PlainBuffers:
-    """Counts what is out."""
+    """Counts what is out, and what is held of `limit` bytes."""
 
-    def __init__(self) -> None:
+    def __init__(self, limit: int = 1 << 40) -> None:
         self.out = 0
+        self.held, self.limit = 0, limit
 
     def take(self) -> memoryview | None:
         self.out += 1
@@ -24,6 +25,16 @@ class PlainBuffers:
 
     def give(self, buffer: memoryview) -> None:
         self.out -= 1
+
+    def hold(self, count: int) -> bool:
+        if self.held + count > self.limit:
+            return False
+        self.held += count
+        return True
+
+    def release(self, count: int) -> None:
+        self.held -= count
+        assert self.held >= 0
 
 
 class MemoryHost:

@@ -12,7 +12,7 @@ import pytest
 TOP = Path(__file__).parent.parent
 MAY_IMPORT = {
     "fuse_overlay": {"fuse_overlay", "trio", "fuse"},
-    "slirp": {"slirp", "trio", "pyroute2", "dns"},
+    "slirp": {"slirp", "trio", "pyroute2", "dns", "pyseccomp"},
 }
 PURE = [
     "fuse_overlay/wire",

@@ -5,12 +5,16 @@ from __future__ import annotations
 SIZE = 65535 - 20 - 20  # the payload of the largest IPv4 packet
 
 
-class BufferPool:
-    """At most `limit` buffers of SIZE bytes."""
+HELD_BYTES = 64 << 20
 
-    def __init__(self, limit: int = 512) -> None:
+
+class BufferPool:
+    """At most `limit` buffers of SIZE bytes, and `held_limit` bytes of what the guest's flows keep besides."""
+
+    def __init__(self, limit: int = 512, held_limit: int = HELD_BYTES) -> None:
         self._free: list[memoryview] = []
         self._left = limit
+        self._held_left = held_limit
 
     def take(self) -> memoryview | None:
         if self._free:
@@ -22,3 +26,12 @@ class BufferPool:
 
     def give(self, buffer: memoryview) -> None:
         self._free.append(buffer)
+
+    def hold(self, count: int) -> bool:
+        if count > self._held_left:
+            return False
+        self._held_left -= count
+        return True
+
+    def release(self, count: int) -> None:
+        self._held_left += count

@@ -21,7 +21,7 @@ GATEWAY_MAC = bytes.fromhex("020000000001")
 class Endpoint:
     """`address` (IPv4, 4 bytes) and `address6` (16) are the guest's, b"" where it has none; with `prefix6` (8 bytes)
     it also makes itself addresses in that prefix, but for `reserved` ones. `mtu` bounds the segments told to the
-    guest; `flows`, `datagrams` and `queries` count what it has open."""
+    guest; `flows` (of them `half_open`), `datagrams` and `queries` count what it has open."""
 
     def __init__(
         self,
@@ -46,6 +46,7 @@ class Endpoint:
         self.buffers = BufferPool()
         self.fragments = Fragments()
         self.flows = 0
+        self.half_open = 0
         self.datagrams = 0
         self.queries = 0
         self._owned = {owned for owned in (address, address6) if owned}

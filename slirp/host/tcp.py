@@ -24,6 +24,7 @@ from slirp.wire.checksum import checksum, fold, ones_sum, pseudo_sum
 from slirp.wire.ip import TCP, TTL, Packet
 
 FLOWS_SHARE = 0.75  # of the descriptors the process may have, for one guest: its neighbours find some left
+MAX_HALF_OPEN = 1024  # of one guest
 MAX_LINGERING = 1024  # of one network; who is over takes no room from who is not
 HALF_CLOSED_SECONDS = 900.0
 _SECRET = secrets.token_bytes(16)  # of the launcher that forks us: every network of a user has the same
@@ -38,6 +39,7 @@ _IP = virtio.HEADER_BYTES + 14
 _SIMPLE4, _SIMPLE6 = b"\x08\x00\x45", b"\x86\xdd"  # IPv4 without options, IPv6
 _PORTS_AND_REST = struct.Struct("!HHIIBBH")  # a TCP header up to its window
 _CHECKSUM_KNOWN = virtio.NEEDS_CSUM | virtio.DATA_VALID
+_HALF_OPEN = (tcp_flow.CONNECTING, tcp_flow.SYN_RECEIVED, tcp_flow.SYN_SENT)
 _ENDED = (tcp_flow.CLOSED, tcp_flow.LINGERING)
 _UNREACHABLE = {  # what connect(2) says -> what a router would have said (RFC 792, RFC 1812 5.2.7.1)
     errno.ENETUNREACH: icmp.NET_UNREACHABLE,
@@ -246,6 +248,7 @@ class Connections:
         self._by_key: dict[bytes, Connection] = {}
         self._timed: set[Connection] = set()
         self._lingering: dict[Connection, None] = {}  # in the order they ended
+        self._half_open: set[Connection] = set()
         self._unacknowledged: list[Connection] = []
         self._patient: list[Connection] = []  # acknowledgments that wait for data to carry them
         self._patient_until = 0.0
@@ -345,6 +348,8 @@ class Connections:
             self._patient.clear()
 
     def _open(self, endpoint: Endpoint, key: bytes, packet: Packet, segment: tcp.Segment, now: float) -> None:
+        if endpoint.half_open >= MAX_HALF_OPEN:
+            return  # the guest asks again, and there may be room then
         try:
             target = self._target(endpoint, packet.destination, segment.destination_port)
             if target is None or endpoint.flows >= self._max_flows:
@@ -417,6 +422,8 @@ class Connections:
     def _add(self, connection: Connection) -> None:
         self._by_key[connection.key] = connection
         connection.endpoint.flows += 1
+        connection.endpoint.half_open += 1
+        self._half_open.add(connection)
 
     def _drop(self, connection: Connection) -> None:
         if self._by_key.get(connection.key) is connection:
@@ -425,11 +432,20 @@ class Connections:
                 del self._lingering[connection]
             else:
                 connection.endpoint.flows -= 1
+        self._whole(connection)
         self._timed.discard(connection)
         connection.close(reset=False)
 
+    def _whole(self, connection: Connection) -> None:
+        """It is not half open any more."""
+        if connection in self._half_open:
+            self._half_open.discard(connection)
+            connection.endpoint.half_open -= 1
+
     def touched(self, connection: Connection) -> None:
         """After anything has happened to a flow."""
+        if self._half_open and connection.flow.state not in _HALF_OPEN:
+            self._whole(connection)
         if connection.flow.timed:
             self._timed.add(connection)
             if connection.flow.state == tcp_flow.LINGERING and connection not in self._lingering:

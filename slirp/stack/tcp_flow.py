@@ -83,6 +83,11 @@ class Buffers(Protocol):
 
     def give(self, buffer: memoryview) -> None: ...
 
+    def hold(self, count: int) -> bool:
+        """Whether `count` bytes more may be kept elsewhere; until `release`."""
+
+    def release(self, count: int) -> None: ...
+
 
 class _Chunk:
     """Data sent to the guest and not yet acknowledged."""
@@ -322,8 +327,7 @@ class Flow:
         chunks = self._chunks
         while chunks and distance(acknowledgment, chunks[0].sequence) >= chunks[0].length:
             chunk = chunks.popleft()
-            if chunk.buffer is not None:
-                self._buffers.give(chunk.buffer)
+            self._let_go(chunk)
             if not chunk.again and not chunks:  # one sample a window is enough
                 self._measure(now - chunk.sent_at)
         if self._recover is not None:
@@ -332,6 +336,12 @@ class Flow:
             else:
                 self._retransmit(now)  # a further hole (RFC 6582)
         self._timer = now + self._rto
+
+    def _let_go(self, chunk: _Chunk) -> None:
+        if chunk.buffer is not None:
+            self._buffers.give(chunk.buffer)
+        else:
+            self._buffers.release(chunk.length)
 
     def _measure(self, seconds: float) -> None:
         """RFC 6298 2."""
@@ -359,13 +369,18 @@ class Flow:
         if late < 0:
             room = distance(self._window_edge, sequence)
             if room > 0:
-                self._early.put(sequence, payload[:room])
+                self._keep_early(sequence, payload[:room])
             return
         if late < length:
             fresh = payload[late:] if late else payload
             room = distance(self._window_edge, self.receive_next)
             self._deliver(fresh[:room] if len(fresh) > room else fresh)
-            while len(self._early) and (piece := self._early.take(self.receive_next)):
+            while len(self._early):
+                before = self._early.held_bytes
+                piece = self._early.take(self.receive_next)
+                self._buffers.release(before - self._early.held_bytes)
+                if not piece:
+                    break
                 self._deliver(memoryview(piece))
         if self._guest_fin is not None and self.receive_next == self._guest_fin:
             self.receive_next = (self.receive_next + 1) & MASK
@@ -373,11 +388,16 @@ class Flow:
             if not self._pending:
                 self._host.finish()
 
+    def _keep_early(self, sequence: int, payload: memoryview) -> None:
+        before = self._early.held_bytes
+        if self._buffers.hold(len(payload)):
+            self._early.put(sequence, payload)
+            self._buffers.release(len(payload) - (self._early.held_bytes - before))
+
     def _deliver(self, data: memoryview) -> None:
-        """In-order bytes: to the host as far as it takes them, else kept."""
+        """In-order bytes: to the host as far as it takes them, else kept, else left for the guest to send again."""
         if not len(data):
             return
-        self.receive_next = (self.receive_next + len(data)) & MASK
         taken = 0
         if not self._pending:
             try:
@@ -385,9 +405,12 @@ class Flow:
             except HostReset:
                 self.abort()
                 return
-        if taken < len(data):
+        self.receive_next = (self.receive_next + taken) & MASK
+        rest = len(data) - taken
+        if rest and self._buffers.hold(rest):
+            self.receive_next = (self.receive_next + rest) & MASK
             self._pending.append(bytes(data[taken:]))
-            self._pending_bytes += len(data) - taken
+            self._pending_bytes += rest
             self._host.want(self._wants_read(), True)
 
     # ------------------------------------------------------------------------------------------------ to the guest
@@ -441,7 +464,7 @@ class Flow:
             return
         data: bytes | memoryview = buffer[:count]
         kept: memoryview | None = buffer
-        if count <= SMALL_BYTES:
+        if count <= SMALL_BYTES and self._buffers.hold(count):
             data, kept = bytes(data), None
             self._buffers.give(buffer)
         self._chunks.append(_Chunk(self.send_next, data, count, kept, now))
@@ -478,6 +501,7 @@ class Flow:
                 first = self._pending[0]
                 taken = self._host.write(first)
                 self._pending_bytes -= taken
+                self._buffers.release(taken)
                 if taken < len(first):
                     self._pending[0] = first[taken:]
                     break
@@ -551,6 +575,8 @@ class Flow:
         if self.state == OPEN and over:
             self.flush_ack()
             self.state = LINGERING
+            self._buffers.release(self._early.held_bytes)
+            self._early = OutOfOrder(0)
             self._timer = now + LINGER_SECONDS
             self._host.close(reset=False)
 
@@ -567,8 +593,9 @@ class Flow:
         self._timer = float("inf")
         self.ack_due = False
         for chunk in self._chunks:
-            if chunk.buffer is not None:
-                self._buffers.give(chunk.buffer)
+            self._let_go(chunk)
         self._chunks.clear()
+        self._buffers.release(self._pending_bytes + self._early.held_bytes)
+        self._early = OutOfOrder(0)
         self._pending.clear()
         self._pending_bytes = 0

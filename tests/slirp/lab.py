@@ -113,6 +113,8 @@ class Lab:
         (control,) = self.host.ask(do="network", config=self.config.as_dict())
         self.control = socket.socket(fileno=control)
         self.control.settimeout(10)
+        children = Path(f"/proc/{self.host.pid}/task/{self.host.pid}/children").read_text()
+        self.network_pid = int(children.split()[0])
 
     def guest(self, names: tuple[str, ...] = ()) -> Guest:
         number = len(self.guests) + 2
@@ -138,10 +140,11 @@ class Lab:
         )
         return guest
 
-    def command(self, descriptors: list[int], **command: Any) -> None:
+    def command(self, descriptors: list[int], **command: Any) -> dict[str, Any]:
         socket.send_fds(self.control, [json.dumps(command).encode()], descriptors)
-        answer = json.loads(self.control.recv(65536))
-        assert answer == {"ok": True}, answer
+        answer: dict[str, Any] = json.loads(self.control.recv(65536))
+        assert answer["ok"] is True, answer
+        return answer
 
     def publish(self, guest: Guest, guest_port: int, sock: socket.socket, publish_id: str = "p") -> tuple[str, int]:
         """Where it is now; the socket is the network's."""

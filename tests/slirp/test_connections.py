@@ -171,3 +171,18 @@ def test_connections_that_are_over_take_no_room(listener: socket.socket, monkeyp
     assert hand.endpoint.flows == 0
     assert len(hand.states) == 3
     hand.close()
+
+
+def test_a_flood_of_half_open_connections_is_bounded_and_ends_with_a_reset(
+    listener: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tcp_module, "MAX_HALF_OPEN", 3)
+    hand = Hand(listener)
+    for number in range(5):
+        hand.guest_port = GUEST_PORT + number
+        hand.send(tcp.SYN)
+    assert (len(hand.states), hand.endpoint.half_open, hand.endpoint.flows) == (3, 3, 3)
+    hand.guest_port, hand.sequence = GUEST_PORT, 1001
+    hand.send(tcp.RST)
+    assert (hand.endpoint.half_open, hand.endpoint.flows) == (2, 2)
+    hand.close()

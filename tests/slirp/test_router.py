@@ -8,6 +8,7 @@ import os
 import socket
 import struct
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -409,6 +410,16 @@ def test_a_reset_of_the_guest_behind_a_published_port(lab: Lab, guest: Guest) ->
 
 
 # ------------------------------------------------------------------------------------------------ guests come and go
+def test_the_network_has_given_up_what_it_does_not_need(lab: Lab, guest: Guest) -> None:
+    assert lab.command([], type="Ping")["unconfined"] == []
+    process = Path(f"/proc/{lab.network_pid}")
+    status = dict(line.split(":\t", 1) for line in (process / "status").read_text().splitlines())
+    assert int(status["CapEff"], 16) == int(status["CapPrm"], 16) == 0
+    assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
+    mounts = [line.split()[4] for line in (process / "mountinfo").read_text().splitlines()]
+    assert sorted(mounts) == ["/", os.path.dirname(os.path.realpath("/etc/resolv.conf"))]
+
+
 def test_a_detached_guest_resets_its_connections(lab: Lab) -> None:
     passing = lab.guest()
     with lab.host.listen(OUTSIDE) as listener, passing.connect(*listener.getsockname()):

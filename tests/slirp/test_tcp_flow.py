@@ -19,11 +19,13 @@ MSS = 1460
 class Pair:
     """Two flows, each the other's guest: `out` opened by one, taken by the other."""
 
-    def __init__(self, first: MemoryHost, second: MemoryHost, faults: Faults, seed: int) -> None:
+    def __init__(
+        self, first: MemoryHost, second: MemoryHost, faults: Faults, seed: int, held_limit: int = 1 << 40
+    ) -> None:
         rng = random.Random(seed)
         self.links = FaultyLink(faults, rng), FaultyLink(faults, rng)
         self.hosts = first, second
-        self.buffers = PlainBuffers()
+        self.buffers = PlainBuffers(held_limit)
         self.opener = Flow(self.links[0], first, self.buffers, MSS, rng.getrandbits(32), 0.0)
         self.taker = Flow(self.links[1], second, self.buffers, MSS, rng.getrandbits(32), 0.0)
         self.links[0].receiver = self._to_taker
@@ -78,7 +80,21 @@ def test_whatever_the_link_does_the_bytes_arrive(seed: int, forth: int, back: in
     assert bytes(first.received) == expected[1]
     assert first.finished
     assert second.finished
-    assert pair.buffers.out == 0
+    assert pair.buffers.out == pair.buffers.held == 0
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.integers(0, 2**32), st.sampled_from([0, 1000, 100_000]), st.sampled_from([0.0, 0.05]))
+def test_with_little_memory_it_is_only_slower(seed: int, held_limit: int, loss: float) -> None:
+    data = random.Random(seed).randbytes(300_000)
+    sender, reader = MemoryHost(data), MemoryHost(b"", capacity=100_000)
+    pair = Pair(sender, reader, Faults(loss, 0.0, 0.002), seed, held_limit)
+    pair.run(seconds=5)
+    assert pair.buffers.held <= held_limit
+    reader.capacity = 1 << 30
+    pair.run(seconds=pair.now + 3000)
+    assert bytes(reader.received) == data
+    assert pair.buffers.held == 0
 
 
 @settings(max_examples=5, deadline=None)
