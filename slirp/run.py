@@ -64,10 +64,8 @@ class Network:
         next_tick = 0.0
         while not self._leaving:
             self._poller.run_once(self._router.patience_seconds)
-            if (
-                self._endpoints and self._unconfined is None
-            ):  # the answer to Attach need not wait for this, packets must
-                self._unconfined = confine()
+            if self._endpoints and self._unconfined is None:
+                self._unconfined = confine()  # the answer to Attach need not wait for this, packets must
             now = time.monotonic()
             self._router.answer(now)
             if now >= next_tick:

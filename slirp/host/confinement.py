@@ -32,8 +32,8 @@ SYSTEM_CALLS = (
     "epoll_wait epoll_pwait epoll_ctl epoll_create1 poll ppoll select pselect6 sched_yield clock_gettime gettimeofday "
     "clock_nanosleep nanosleep restart_syscall "
     # devices and sockets
-    "read readv write writev recvfrom recvmsg recvmmsg sendto sendmsg sendmmsg socket connect bind listen accept "
-    "accept4 getsockname getpeername getsockopt setsockopt shutdown close fcntl ioctl dup dup3 pipe2 eventfd2 "
+    "read readv write writev recvfrom recvmsg recvmmsg sendto sendmsg sendmmsg socket socketpair connect bind listen "
+    "accept accept4 getsockname getpeername getsockopt setsockopt shutdown close fcntl ioctl dup dup3 pipe2 eventfd2 "
     # files: what is left of them is the host's resolv.conf
     "openat open stat fstat newfstatat lstat statx lseek readlink readlinkat access faccessat faccessat2 getdents64 "
     "getcwd "
@@ -49,7 +49,8 @@ def confine() -> list[str]:
     """Give it all up. What could not be, as sentences."""
     missing = []
     with contextlib.suppress(ImportError, RuntimeError):  # said below
-        importlib.import_module("pyseccomp")  # while there are files
+        importlib.import_module("encodings.idna")  # for getaddrinfo(3); while there are files
+        importlib.import_module("pyseccomp")
     steps: list[tuple[str, Callable[[], None]]] = [
         ("core dumps", lambda: resource.setrlimit(resource.RLIMIT_CORE, (0, 0))),
         ("file system", _leave_file_system),

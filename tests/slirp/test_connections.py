@@ -31,7 +31,7 @@ class Hand:
         self.wire, device = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.wire.settimeout(5)
         self.poller = Poller()
-        self.connections = Connections(self.poller, lambda address, port: listener.getsockname())
+        self.connections = Connections(self.poller, lambda endpoint, address, port: listener.getsockname())
         self.endpoint = Endpoint("guest", device.detach(), MAC, GUEST, 1500, [])
         self.sequence, self.acknowledgment = 1000, 0
         self.guest_port = GUEST_PORT
