@@ -7,6 +7,7 @@ import json
 import time
 import traceback
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 from typing import Any
 
 import trio
@@ -88,14 +89,13 @@ async def create(engine: Engine, request: Request, parameters: dict[str, str]) -
     query = request.query
     platform = platforms.parse(query["platform"]) if query.get("platform") else None
     if query.get("fromSrc"):
-        if query["fromSrc"] != "-":
-            raise InvalidParameter("import from a URL is not possible: fetch it and import the file")
         name = query.get("repo", "") + (f":{query['tag']}" if query.get("tag") else "")
         asked = ImportRequest(
             name,
             tuple(request.query_lists.get("changes", [])),
             query.get("message", ""),
             platform or platforms.here(),
+            query["fromSrc"],
         )
         return await _import(engine, request, asked)
     if not query.get("fromImage"):
@@ -115,7 +115,11 @@ async def create(engine: Engine, request: Request, parameters: dict[str, str]) -
 
 
 async def _import(engine: Engine, request: Request, asked: ImportRequest) -> StreamResponse:
-    image = await engine.images.import_image(request.chunks(), asked)
+    if asked.source == "-":
+        image = await engine.images.import_image(request.chunks(), asked)
+    else:
+        async with aclosing(engine.images.fetched(asked.source)) as archive:
+            image = await engine.images.import_image(archive, asked)
     engine.events.emit("image", "import", image.id, {"name": asked.name})
 
     async def done() -> AsyncGenerator[bytes, None]:

@@ -7,7 +7,7 @@ Called by the engine. Everything that waits for a disk is done in worker threads
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -89,6 +89,13 @@ class Images:
 
     def resolve(self, text: str) -> Image:
         """By name, name@digest, id, or a prefix of the id. Raises NotFound, InvalidParameter (ambiguous)."""
+        try:
+            return self._resolve(text)
+        except NotFound:
+            self.layout.look_again()
+            return self._resolve(text)
+
+    def _resolve(self, text: str) -> Image:
         images = self.all()
         wanted = text.removeprefix("sha256:")
         if len(wanted) >= _MIN_ID_PREFIX and set(wanted) <= set("0123456789abcdef"):
@@ -129,6 +136,21 @@ class Images:
         """A root file system's tar, plain or compressed, as an image. Raises InvalidParameter, RootlessError."""
         image_id = await import_archive(self.layout, chunks, request)
         return self.resolve(image_id)
+
+    async def fetched(self, url: str) -> AsyncGenerator[bytes, None]:
+        """What a web server has at an address. Raises NotFound, RootlessError (address, no connection, refused)."""
+        from rootless.registry.transport import Transport
+
+        transport = Transport(self.access)
+        try:
+            async with transport.request("GET", url if "://" in url else f"http://{url}", {}) as answer:
+                if answer.status != 200:
+                    kind = NotFound if answer.status == 404 else RootlessError
+                    raise kind(f"cannot fetch {url}: the server answers with status {answer.status}")
+                async for piece in answer.chunks():
+                    yield piece
+        finally:
+            await transport.aclose()
 
     async def load(
         self, chunks: AsyncIterator[bytes], progress: Progress, platform: Platform | None = None

@@ -21,12 +21,14 @@ from rootless.store.layout import Layout
 
 @dataclass(frozen=True)
 class ImportRequest:
-    """`name` is a reference or nothing; `changes` Dockerfile instructions; `message` goes into the history."""
+    """`name` is a reference or nothing; `changes` Dockerfile instructions; `message` goes into the history, as does the
+    `source`, an address or "-"."""
 
     name: str = ""
     changes: tuple[str, ...] = ()
     message: str = ""
     platform: Platform = field(default_factory=platforms.here)
+    source: str = "-"
 
 
 async def import_archive(layout: Layout, chunks: AsyncIterator[bytes], request: ImportRequest) -> str:
@@ -57,7 +59,7 @@ class _Making:
             **request.platform.image_fields(),
             "config": config,
             "rootfs": {"type": "layers", "diff_ids": [layer.diff_id]},
-            "history": [{"created": now, "comment": request.message or "Imported from -"}],
+            "history": [{"created": now, "comment": request.message or f"Imported from {request.source}"}],
         }
         encoded = json.dumps(image_config).encode()
         made = {layer.diff_id: self._layer.directory}

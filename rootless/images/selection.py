@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 
 from rootless.images.image import Image, seconds
-from rootless.model import reference
+from rootless.model import clock, reference
 from rootless.model.errors import InvalidParameter
 
 LIST_FILTERS = ("before", "dangling", "label", "reference", "since", "until")
@@ -45,13 +45,20 @@ def _test(
             fits = _reference_test(values)
             return lambda image: any(fits(name) for name in (*image.repo_tags, *image.repo_digests))
         case "before" | "since":
-            border = seconds(find(values[0]).created)
+            border = _nanoseconds(find(values[0]))
             if name == "before":
-                return lambda image: seconds(image.created) < border
-            return lambda image: seconds(image.created) > border
+                return lambda image: _nanoseconds(image) < border
+            return lambda image: _nanoseconds(image) > border
         case "until":
             return _until(values, now_seconds)
     raise InvalidParameter(f"invalid filter '{name}'")
+
+
+def _nanoseconds(image: Image) -> int:
+    try:
+        return clock.nanoseconds(image.created)
+    except ValueError:
+        return 0
 
 
 def _has_label(image: Image, text: str) -> bool:

@@ -119,9 +119,41 @@ def diff_ids(config: Mapping[str, Any]) -> list[str]:
         raise InvalidParameter("the image's configuration lists no layers (rootfs.diff_ids)")
     for one in found:
         hex_of(one)
-    if config.get("config") is not None and not isinstance(config["config"], dict):
-        raise InvalidParameter("the image's configuration has a `config` that is not an object")
+    _check_shapes(config)
     return found
+
+
+_TEXTS = ("User", "WorkingDir", "StopSignal")
+_LISTS = ("Env", "Cmd", "Entrypoint", "OnBuild", "Shell")
+_OBJECTS = ("Labels", "Volumes", "ExposedPorts", "Healthcheck")
+
+
+def _check_shapes(config: Mapping[str, Any]) -> None:
+    """What everybody who looks at images relies on (image-spec, config.md). Raises InvalidParameter."""
+
+    def expect(value: object, kind: type, name: str) -> None:
+        if value is not None and not isinstance(value, kind):
+            raise InvalidParameter(f"the image's configuration has a `{name}` of the wrong kind: {str(value)[:100]!r}")
+
+    inner = config.get("config")
+    expect(inner, dict, "config")
+    for names, kind in ((_TEXTS, str), (_LISTS, list), (_OBJECTS, dict)):
+        for name in names:
+            expect((inner or {}).get(name), kind, name)
+    for name in _LISTS:
+        for word in (inner or {}).get(name) or ():
+            expect(word, str, name)
+    for value in ((inner or {}).get("Labels") or {}).values():
+        expect(value, str, "Labels")
+    for name in ("created", "author", "architecture", "os", "variant"):
+        expect(config.get(name), str, name)
+    expect(config.get("history"), list, "history")
+    for row in config.get("history") or ():
+        expect(row, dict, "history")
+        if row is None:
+            raise InvalidParameter("the image's configuration has an empty row in its `history`")
+        for name in ("created", "created_by", "comment", "author"):
+            expect(row.get(name), str, name)
 
 
 @dataclass(frozen=True)

@@ -63,6 +63,10 @@ class Layout:
                 with files.locked(self.images / "lock"):
                     if not self._index.exists():
                         self._write([])
+            if left := list(self.images.glob(".*.*")):  # of an index.json whose writer was killed
+                with files.locked(self.images / "lock"):
+                    for path in left:
+                        path.unlink(missing_ok=True)
             files.remove_leftovers(self.temporary)
             for dead in self.temporary.glob("dead-*"):
                 shutil.rmtree(dead, ignore_errors=True)
@@ -118,6 +122,11 @@ class Layout:
         if seen != self._read[0]:
             self._read = seen, self._read_entries()
         return self._read[1]
+
+    def look_again(self) -> None:
+        """Do not trust what has been read before: on a network file system it may be old."""
+        files.look_again(self.images)
+        self._read = (), []
 
     def _read_entries(self) -> list[dict[str, Any]]:
         try:

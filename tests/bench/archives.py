@@ -43,15 +43,11 @@ def main() -> None:
         home = Path(text)
         engines = {
             "rootless": ["rootless"],
-            "podman": [
-                *shlex.split(options.podman),
-                "--storage-driver=overlay",
-                f"--root={home}/store",
-                f"--runroot={home}/r",
-            ],
+            "podman": [*shlex.split(options.podman), "--storage-driver=overlay"],
         }
         environment = {
             **os.environ,
+            "HOME": str(home),  # podman's commit knows its store by no other way
             "ROOTLESS_DATA_ROOT": f"{home}/data",
             "ROOTLESS_STATE_ROOT": f"{home}/state",
             "ROOTLESS_RUNTIME_DIR": f"{home}/run",
@@ -66,7 +62,7 @@ def main() -> None:
             command([*engines[name], *words], environment)()
             return (time.perf_counter() - start) * 1000
 
-        rows = []
+        print(f"{'':34}{'rootless':>10}{'podman':>10}{'ratio':>8}", flush=True)
         try:
             for name in engines:
                 (home / name).mkdir()
@@ -84,13 +80,11 @@ def main() -> None:
                                 do(name, text)
                         time.sleep(REST_SECONDS)
                         times[name].append(do(name, action))
-                rows.append((what, [statistics.median(times[name][1:]) for name in engines]))
+                mine, theirs = (statistics.median(times[name][1:]) for name in engines)
+                print(f"{what:34}{mine:8.0f}ms{theirs:8.0f}ms{mine / theirs:8.2f}", flush=True)
         finally:
             subprocess.run(["rootless", "system", "stop"], env=environment, capture_output=True, timeout=60)
             subprocess.run([*engines["podman"], "rmi", "-fa"], capture_output=True, timeout=60)
-    print(f"{'':34}{'rootless':>10}{'podman':>10}{'ratio':>8}")
-    for what, (mine, theirs) in rows:
-        print(f"{what:34}{mine:8.0f}ms{theirs:8.0f}ms{mine / theirs:8.2f}")
 
 
 if __name__ == "__main__":

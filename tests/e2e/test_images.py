@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import gzip
+import http.server
 import io
 import json
 import tarfile
+import threading
 from pathlib import Path
 
 import pytest
@@ -90,3 +93,18 @@ def test_an_image_in_use_is_not_removed(rootless: Installation, name: str) -> No
 def test_unknown_images(rootless: Installation) -> None:
     assert "No such image: nothing" in rootless("rmi", "nothing", check=1).stderr.decode()
     assert "No such" in rootless("inspect", "nothing", check=1).stderr.decode()
+
+
+def test_import_from_a_web_server(rootless: Installation, tmp_path: Path) -> None:
+    (tmp_path / "root.tar").write_bytes(busybox_tar())
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        rootless.docker("import", "-c", 'CMD ["echo", "fetched"]', f"{address}/root.tar", "web:1")
+        assert rootless.out("run", "--rm", "web:1") == "fetched"
+        assert "Imported from http://127.0.0.1" in rootless.out("history", "web:1")
+        assert "status 404" in rootless("import", f"{address}/none.tar", check=1).stderr.decode()
+        server.shutdown()
+    assert "cannot reach" in rootless("import", f"{address}/root.tar", check=1).stderr.decode()
+    rootless("rmi", "web:1")

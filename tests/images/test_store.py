@@ -15,6 +15,7 @@ import trio
 from fuse_overlay import open_tree
 from rootless.images.images import Images
 from rootless.images.removing import collect
+from rootless.images.selection import select
 from rootless.images.storing import LayerBeingStored, place_image
 from rootless.model.errors import Conflict, NotFound, RootlessError
 from rootless.settings import Settings
@@ -150,3 +151,21 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, what: str, limit: int) -> No
     assert {path: path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()} == before
     assert store(tmp_path).resolve("base:1").repo_tags == ["base:1"]
     assert list(images.layout.temporary.iterdir()) == []
+
+
+def test_before_and_since_see_fractions_of_a_second(tmp_path: Path) -> None:
+    images = store(tmp_path)
+    for number in (1, 2, 3):
+        created = f"2024-01-01T00:00:00.{number}00000000Z"
+        load(images, docker_archive([BOTTOM], [f"a:{number}"], config_of([BOTTOM], created=created)))
+    for name, expected in (("before", ["a:1"]), ("since", ["a:3"])):
+        found = select(images.all()[:3], {name: ["a:2"]}, images.resolve, 0)
+        assert [image.repo_tags[0] for image in found] == expected
+
+
+def test_what_a_killed_writer_of_the_index_left(tmp_path: Path) -> None:
+    images = store(tmp_path)
+    trio.run(images.prepare)
+    (images.layout.images / ".index.json.abcd").touch()
+    trio.run(images.prepare)
+    assert sorted(path.name for path in images.layout.images.iterdir()) == ["blobs", "index.json", "lock", "oci-layout"]
