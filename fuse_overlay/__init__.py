@@ -18,9 +18,10 @@ from fuse_overlay.layers.store import (
     rebuild_tree,
 )
 from fuse_overlay.mount import mount_fuse
-from fuse_overlay.union_server import UnionOptions, serve_union
+from fuse_overlay.union_server import DirectoryLayer, UnionOptions, serve_union
 
 __all__ = [
+    "DirectoryLayer",
     "Entry",
     "Layer",
     "LayerError",

@@ -14,6 +14,7 @@ from fuse_overlay.layers.store import Tree
 from fuse_overlay.wire import structs as w
 
 OVERFLOW_ID = 65534
+WHITED_OUT = -1  # in the stead of a place: the layers below have nothing to say of this name
 
 
 class Lower(Protocol):
@@ -22,13 +23,14 @@ class Lower(Protocol):
     number: int  # among the layers, 0 is the highest
     valid_seconds: int  # how long its names and attributes may be believed
 
-    def find(self, directory: int, name: bytes) -> int | None: ...
+    def find(self, directory: int, name: bytes) -> int | None:
+        """The place, WHITED_OUT, or None."""
 
     def entries(self, directory: int) -> Iterable[tuple[bytes, int]]:
-        """(name, place) of all names, in an order that stays."""
+        """(name, place or WHITED_OUT) of all names, in an order that stays."""
 
     def mode(self, place: int) -> int:
-        """With the file type; 0 for a whiteout."""
+        """With the file type."""
 
     def opaque(self, place: int) -> bool:
         """A directory through which the layers below do not show."""

@@ -113,7 +113,9 @@ class Files:
         )
 
     def _valid(self, nodeid: int, node: Directory | File | None) -> int:
-        return self._tree.lower_of(nodeid)[0].valid_seconds if node is None else w.FOREVER
+        if node is None or (isinstance(node, Directory) and not node.in_upper):
+            return self._tree.valid_seconds
+        return w.FOREVER
 
     def setattr(self, unique: int, nodeid: int, body: bytes) -> None:
         fields = w.SETATTR_IN.unpack_from(body)

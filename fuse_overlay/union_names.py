@@ -154,7 +154,7 @@ class Names:
             raise OSError(errno.EISDIR, "a directory")
         if isinstance(node, int):
             upper.whiteout(tree.upper_fd(directory), name)
-            self._orphan_lower(node)
+            tree.orphan(node)
         else:
             parent = tree.upper_fd(directory)
             hidden = bool(directory.lowers) and tree.in_lowers(directory, name)
@@ -165,13 +165,6 @@ class Names:
                 os.unlink(name, dir_fd=parent)
             self._after_loss(node, directory, name)
         directory.drop(name)
-
-    def _orphan_lower(self, nodeid: int) -> None:
-        """A lower's file has lost its name; who has it open goes on."""
-        lower, place = self._tree.lower_of(nodeid)
-        file = File(nodeid, 0, lower.mode(place), lower.inode(place))
-        file.final = with_links(lower.attributes(place), 1)
-        self._tree.nodes[nodeid] = file
 
     def _before_loss(self, file: File, directory: Directory, name: bytes) -> None:
         """Its data must outlive the name if somebody has it open, which nobody tells us."""
@@ -289,7 +282,7 @@ class Names:
         elif isinstance(replaced, Directory):
             self._directory_gone(target, new_name, replaced, final)
         elif isinstance(replaced, int):
-            self._orphan_lower(replaced)
+            tree.orphan(replaced)
         source.drop(name)
         self._settle(node, source, name, target, new_name)
 

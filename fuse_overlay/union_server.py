@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fuse_overlay.device import MAX_READ, Device, Handler, init_answer
+from fuse_overlay.directory_lower import DirectoryLower
 from fuse_overlay.layers.store import Tree
 from fuse_overlay.lower import Lower, TreeLower
 from fuse_overlay.nodes import File
@@ -31,11 +32,23 @@ _WANTED = (
     | w.MAX_PAGES
     | w.CACHE_SYMLINKS
     | w.NO_OPENDIR_SUPPORT
-    | w.EXPLICIT_INVAL_DATA
     | w.HANDLE_KILLPRIV_V2
     | w.INIT_EXT
 )
+LIVE_SECONDS = 2  # how long a layer that changes under us is believed
 _DOTS = 2  # cookies 1 and 2 are . and ..
+
+
+@dataclass(frozen=True)
+class DirectoryLayer:
+    """A directory as a layer. `live`: the machine's own, of which names at the top may be left out (`exclude`); it may
+    change under us, has no whiteouts, and all of it belongs to root. `journal_fd`: a memory file, empty at first, by
+    which a server that is started again knows the numbers of the one before."""
+
+    path: str
+    live: bool = False
+    exclude: tuple[str, ...] = ()
+    journal_fd: int = -1
 
 
 @dataclass(frozen=True)
@@ -48,31 +61,42 @@ class UnionOptions:
 
 def serve_union(
     fuse_fd: int,
-    lowers: Sequence[Tree | str],
+    lowers: Sequence[Tree | DirectoryLayer],
     upper: str,
     work: str,
     options: UnionOptions,
     *,
     resume: bool = False,
 ) -> None:
-    """Serve until unmounted. `lowers`, highest first, are trees of images and paths of directories; `upper` and `work`
+    """Serve until unmounted. `lowers`, highest first, are trees of images and directories; `upper` and `work`
     directories of one file system. `resume`: an earlier server has done the INIT.
 
     Raises OSError where a directory cannot be opened, or from the device."""
     device = Device(fuse_fd)
-    UnionServer(device, open_lowers(lowers, options.id_count), Upper(upper, work, options.id_count), options).serve(
-        resume=resume
-    )
+    top = Upper(upper, work, options.id_count)
+    UnionServer(device, open_lowers(lowers, top.device, options.id_count), top, options).serve(resume=resume)
 
 
-def open_lowers(lowers: Sequence[Tree | str], id_count: int) -> list[Lower]:
+def open_lowers(lowers: Sequence[Tree | DirectoryLayer], upper_device: int, id_count: int) -> list[Lower]:
     """Raises OSError."""
     opened: list[Lower] = []
-    for number, lower in enumerate(lowers):
-        if isinstance(lower, str):
-            raise OSError(errno.ENOTSUP, "directory layers are not here yet")
-        first_inode = number << 52
-        opened.append(TreeLower(lower, number, first_inode, id_count))
+    devices = {upper_device: 1}  # as FIRST_UPPER_INODE has it
+    for number, layer in enumerate(lowers):
+        if isinstance(layer, DirectoryLayer):
+            opened.append(
+                DirectoryLower(
+                    layer.path,
+                    number,
+                    devices,
+                    exclude=layer.exclude,
+                    squash=layer.live,
+                    plain=layer.live,
+                    valid_seconds=LIVE_SECONDS if layer.live else w.FOREVER,
+                    journal_fd=layer.journal_fd,
+                )
+            )
+        else:
+            opened.append(TreeLower(layer, number, number << 52, id_count))
     return opened
 
 
@@ -117,12 +141,18 @@ class UnionServer:
             w.LSEEK: files.seek,
             w.COPY_FILE_RANGE: files.copy_range,
             w.TMPFILE: self._tmpfile,
-            w.INIT: lambda unique, _nodeid, body: device.reply(unique, init_answer(body, _WANTED)),
+            w.INIT: self._init,
             w.DESTROY: self._done,
         }
 
     def serve(self, *, resume: bool) -> None:
+        if resume:
+            self._tree.recover()
         self._device.serve(self._handlers, resume=resume, write=self._files.write)
+
+    def _init(self, unique: int, _nodeid: int, body: bytes) -> None:
+        wanted = _WANTED | (w.AUTO_INVAL_DATA if self._tree.live else w.EXPLICIT_INVAL_DATA)
+        self._device.reply(unique, init_answer(body, wanted))
 
     def _done(self, unique: int, _nodeid: int, _body: bytes) -> None:
         self._device.reply(unique)
@@ -138,9 +168,12 @@ class UnionServer:
         if isinstance(node, int):
             valid = self._tree.lower_of(node)[0].valid_seconds
             return w.ENTRY.pack(node, 0, valid, valid, 0, 0)
+        valid = w.FOREVER
         if isinstance(node, File):
             node.lookups += 1
-        return w.ENTRY.pack(node.id, 0, w.FOREVER, w.FOREVER, 0, 0)
+        elif not node.in_upper:
+            valid = self._tree.valid_seconds
+        return w.ENTRY.pack(node.id, 0, valid, valid, 0, 0)
 
     def _lookup(self, unique: int, nodeid: int, body: bytes) -> None:
         tree = self._tree
@@ -148,7 +181,7 @@ class UnionServer:
         node = tree.find(directory, body[:-1])
         if node is None:  # a node id of 0: there is no such name, and that may be remembered
             length = w.OUT_HEADER.size + w.ENTRY.size + w.ATTR.size
-            head = w.OUT_HEADER.pack(length, 0, unique) + w.ENTRY.pack(0, 0, w.FOREVER, 0, 0, 0)
+            head = w.OUT_HEADER.pack(length, 0, unique) + w.ENTRY.pack(0, 0, tree.valid_seconds, 0, 0, 0)
             self._device.write_one(head + _NO_ATTRIBUTES)
             return
         self._entry(unique, node, tree.attributes(node))
@@ -234,7 +267,7 @@ class UnionServer:
         _, offset, size = w.READ_IN.unpack_from(body)
         tree = self._tree
         directory = tree.directory(nodeid)
-        if directory.names is None:
+        if directory.names is None or (tree.live and offset == 0):
             tree.load(directory)
         order = directory.order
         parts: list[bytes] = []

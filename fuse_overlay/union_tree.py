@@ -10,7 +10,7 @@ import stat
 from collections.abc import Sequence
 
 from fuse_overlay import copyup
-from fuse_overlay.lower import Lower
+from fuse_overlay.lower import WHITED_OUT, Lower
 from fuse_overlay.nodes import IN_UPPER, LAYER_SHIFT, UPPER_ID, Child, Directory, File, InUpper, lower_id, split_id
 from fuse_overlay.union import marks
 from fuse_overlay.upper import Upper
@@ -18,6 +18,7 @@ from fuse_overlay.wire import structs as w
 
 FIRST_UPPER_INODE = 1 << 33  # lower trees number theirs from 1
 WHOLE = 1 << 62
+UNKNOWN = 1 << 62  # times the kernel has looked a node up, in the days of a server before this one
 _SECOND = 10**9
 _UNSIGNED = (1 << 64) - 1
 Node = int | Directory | File  # an int is a lower's node id: anything nobody has changed but a directory
@@ -29,6 +30,8 @@ class UnionTree:
     def __init__(self, lowers: Sequence[Lower], upper: Upper) -> None:
         self.lowers = lowers
         self.upper = upper
+        self.valid_seconds = min((lower.valid_seconds for lower in lowers), default=w.FOREVER)
+        self.live = self.valid_seconds < w.FOREVER  # a layer changes under us: listings do not stay true
         self.root = Directory(w.ROOT_ID, None, b"", [(lower, 0) for lower in lowers])
         self.root.in_upper = True
         self.nodes: dict[int, Directory | File] = {w.ROOT_ID: self.root}
@@ -73,11 +76,39 @@ class UnionTree:
         self.nodes[nodeid] = gone
         return gone
 
+    def recover(self) -> None:
+        """Know again what the kernel may know: every file of the upper, as if it had been looked up."""
+        waiting = [self.root]
+        while waiting:
+            directory = waiting.pop()
+            for name, is_whiteout in list(self.upper.scan(directory)):
+                status = None if is_whiteout else self.upper.status(directory, name)
+                if status is None:
+                    continue
+                node = self.upper_node(directory, name, status)
+                if isinstance(node, Directory):
+                    waiting.append(node)
+                    continue
+                node.lookups = UNKNOWN
+                for lower, place in directory.lowers:
+                    covered = lower.find(place, name)
+                    if covered is not None:
+                        if covered != WHITED_OUT:
+                            self._answer_for(lower, covered, node)
+                        break
+
+    def _answer_for(self, lower: Lower, place: int, file: File) -> None:
+        """A copy that could not be marked (of a link, or of one of a file's names) has the number it had below."""
+        mode = lower.mode(place)
+        marked = stat.S_ISREG(mode) and w.ATTR.unpack(lower.attributes(place))[10] <= 1
+        if not marked and not stat.S_ISDIR(mode):
+            self.nodes.setdefault(lower_id(lower.number, place), file)
+
     # ------------------------------------------------------------------------------------------------ names
     def find(self, directory: Directory, name: bytes) -> Node | None:
         """What a name is; None if there is nothing."""
         names = directory.names
-        if names is not None:
+        if names is not None and not (self.live and directory.lowers):
             child: Child | None = names.get(name)
             if child is None or not isinstance(child, (int, InUpper)):
                 return child
@@ -96,14 +127,14 @@ class UnionTree:
         for lower, place in directory.lowers:
             found = lower.find(place, name)
             if found is not None:
-                return self._lower_node(directory, name, lower, found)
+                return None if found == WHITED_OUT else self._lower_node(directory, name, lower, found)
         return None
 
-    def _lower_node(self, directory: Directory, name: bytes, lower: Lower, place: int) -> Node | None:
+    def _lower_node(self, directory: Directory, name: bytes, lower: Lower, place: int) -> Node:
         mode = lower.mode(place)
         number = lower_id(lower.number, place)
         if not stat.S_ISDIR(mode):
-            return number if mode else None
+            return number
         known = self.nodes.get(number)
         if isinstance(known, Directory) and not known.gone:
             return known
@@ -121,7 +152,7 @@ class UnionTree:
             at = lower.find(place, name)
             if at is None:
                 continue
-            if not stat.S_ISDIR(lower.mode(at)):
+            if at == WHITED_OUT or not stat.S_ISDIR(lower.mode(at)):
                 break
             found.append((lower, at))
             if lower.opaque(at):
@@ -133,7 +164,7 @@ class UnionTree:
         for lower, place in directory.lowers:
             found = lower.find(place, name)
             if found is not None:
-                return lower.mode(found) != 0
+                return found != WHITED_OUT
         return False
 
     def upper_node(self, directory: Directory, name: bytes, status: os.stat_result) -> Directory | File:
@@ -211,10 +242,10 @@ class UnionTree:
             for name, at in lower.entries(place):
                 if name in names or name in hidden:
                     continue
-                if len(directory.lowers) > 1 and not lower.mode(at):
+                if at == WHITED_OUT:
                     hidden.add(name)
-                    continue
-                names[name] = lower_id(lower.number, at)
+                else:
+                    names[name] = lower_id(lower.number, at)
         directory.names = names
         directory.order = [*names]
         directory.positions = {name: at for at, name in enumerate(names)}
@@ -270,6 +301,8 @@ class UnionTree:
         lower, place = self.lower_of(nodeid)
         above, name = lower.parent(place)
         parent = self.directory(lower_id(lower.number, above)) if above or lower.number else self.root
+        if parent.gone or self.find(parent, name) != nodeid:  # unlinked under a server before this one
+            return self._copy_up_unlinked(self.orphan(nodeid))
         return self.copy_up(parent, name, nodeid, size)
 
     def copy_up(self, directory: Directory, name: bytes, nodeid: int, size: int = WHOLE) -> File:
@@ -282,6 +315,14 @@ class UnionTree:
         file.places.append((directory, name))
         self.nodes[nodeid] = self.files[status.st_ino] = file
         directory.put(name, file)
+        return file
+
+    def orphan(self, nodeid: int) -> File:
+        """A lower's file has lost its name; who has it open goes on."""
+        lower, place = self.lower_of(nodeid)
+        file = File(nodeid, 0, lower.mode(place), lower.inode(place))
+        file.final = with_links(lower.attributes(place), 1)
+        self.nodes[nodeid] = file
         return file
 
     def _copy_up_unlinked(self, file: File) -> File:

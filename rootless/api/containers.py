@@ -18,7 +18,6 @@ from rootless.model.errors import Conflict, InvalidParameter, NotFound, Rootless
 _FILTERS = (
     "ancestor before expose exited health id is-task label name network publish since status volume isolation".split()
 )
-DRIVER = "fuse+overlay"
 
 
 async def create(engine: Engine, request: Request, parameters: dict[str, str]) -> Response:
@@ -85,7 +84,8 @@ async def inspect(engine: Engine, request: Request, parameters: dict[str, str]) 
     container = engine.containers.find(parameters["id"])
     directory = engine.containers.records.directory(container.id)
     execs = [e for e in container.execs if engine.execs.by_id[e].running]
-    value = shapes.inspect(container, directory, DRIVER, engine.networks.shown(container), execs)
+    driver = container.state.driver or await engine.storage.driver(container.record)
+    value = shapes.inspect(container, directory, driver, engine.networks.shown(container), execs)
     if request.flag("size"):
         value |= await _sizes(engine, container)
     return json_response(value)

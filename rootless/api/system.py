@@ -34,7 +34,7 @@ async def version(engine: Engine, request: Request, parameters: dict[str, str]) 
 
 async def info(engine: Engine, request: Request, parameters: dict[str, str]) -> Response:
     await engine.link.get()  # the id map is the launcher's to tell
-    return json_response(host_info.info(engine))
+    return json_response(host_info.info(engine, await engine.storage.in_force()))
 
 
 async def status(engine: Engine, request: Request, parameters: dict[str, str]) -> Response:

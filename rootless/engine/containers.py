@@ -23,6 +23,7 @@ from rootless.engine.networks import Networks, device_problem
 from rootless.engine.record import Record, Records, State, new_id, new_name
 from rootless.engine.specification import container_spec, signal_number
 from rootless.engine.starting import Start
+from rootless.engine.storage import Storage
 from rootless.engine.volumes import Volumes
 from rootless.images.image import Image
 from rootless.images.images import Images
@@ -51,6 +52,7 @@ class Containers:
         self.by_id: dict[str, Container] = {}
         self.link: Link = None  # type: ignore[assignment]  # set by the engine: the two know each other
         self.networks: Networks = None  # type: ignore[assignment]
+        self.storage: Storage = None  # type: ignore[assignment]
         self._deleting = 0
 
     def load(self) -> None:
@@ -167,7 +169,8 @@ class Containers:
         image = self._images.resolve(record.image_id)
         neighbour = self._network_of(record)
         async with Start(self.link, self.networks, container) as start:
-            lower = await start.mount(self._images.source(image))
+            driver = await self.storage.driver(record)
+            lower = await start.lower(self._images.source(image), driver)
             joined, guests = await start.network()
             bound = start.bind(joined)
             if neighbour is None:
@@ -181,6 +184,7 @@ class Containers:
                 pid=int(result["pid"]),
                 started_at=clock.rfc3339(time.time_ns()),
                 ports=[port.row for port in bound],
+                driver=driver,
             )
             self.networks.write_down(container, joined)
             self._nursery.start_soon(self._live, container, dict(zip(result["names"], descriptors, strict=True)))

@@ -15,6 +15,7 @@ from rootless.model import ports
 from rootless.model.endpoints import links_of, mode_of
 from rootless.model.errors import InvalidParameter
 from rootless.runtime import capabilities
+from rootless.settings import STORAGE_DRIVERS
 
 NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
 _HOSTNAME = re.compile(r"[a-zA-Z0-9_]([a-zA-Z0-9_.-]{0,62})")
@@ -134,6 +135,11 @@ def host_config_of(body: Mapping[str, Any]) -> dict[str, Any]:
         )
     if made["AutoRemove"] and policy != "no":
         raise InvalidParameter("can't create 'AutoRemove' container with restart policy")
+    for option, value in _object(made, "StorageOpt").items():
+        if option != "driver" or value not in STORAGE_DRIVERS:
+            raise InvalidParameter(
+                f"invalid --storage-opt {option}={value}: there is driver={'|'.join(STORAGE_DRIVERS)} and nothing else"
+            )
     for entry in _strings(made, "ExtraHosts"):
         _check_extra_host(entry)
     for text in _strings(made, "Dns"):

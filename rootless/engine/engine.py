@@ -20,6 +20,7 @@ from rootless.engine.execs import Execs
 from rootless.engine.link import Link
 from rootless.engine.networks import Networks
 from rootless.engine.shapes import command_line
+from rootless.engine.storage import Storage
 from rootless.engine.volumes import Volumes
 from rootless.images.committing import CommitRequest, check, commit_layer
 from rootless.images.images import Images
@@ -48,6 +49,7 @@ class Engine:
         self.networks = Networks(settings, self.link, self.events)
         self.networks.find = self.containers.find
         self.files = ContainerFiles(self.images, self.containers.records, self.link)
+        self.storage = self.containers.storage = Storage(settings, self.link)
         self.containers.link = self.execs.link = self.link
         self.containers.networks = self.networks
         self.nursery = nursery
@@ -66,7 +68,7 @@ class Engine:
     async def _start_launcher(self) -> None:
         """Ahead of its first use. A failure is told to whoever needs it."""
         try:
-            await self.link.get()
+            await self.storage.in_force()
             if self.containers.records.discarded() or self.volumes.discarded():
                 await self.containers.empty_trash()
         except RootlessError:

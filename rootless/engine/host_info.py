@@ -17,8 +17,8 @@ from rootless.model import clock, platforms
 from rootless.settings import Settings
 
 
-def info(engine: Engine) -> dict[str, Any]:
-    """The shape of GET /info, and our own under "Rootless"."""
+def info(engine: Engine, storage: tuple[str, str]) -> dict[str, Any]:
+    """The shape of GET /info, and our own under "Rootless". `storage`: the driver in force, and why."""
     containers = list(engine.containers.by_id.values())
     running = sum(container.running for container in containers)
     settings = engine.settings
@@ -30,8 +30,8 @@ def info(engine: Engine) -> dict[str, Any]:
         "ContainersPaused": 0,
         "ContainersStopped": len(containers) - running,
         "Images": len(engine.images.all()),
-        "Driver": "fuse+overlay",
-        "DriverStatus": [["Backing", "layers as tar and index, FUSE, kernel overlayfs"]],
+        "Driver": storage[0],
+        "DriverStatus": [["Backing", _BACKING[storage[0]]], ["Chosen because", storage[1]]],
         "Plugins": {"Volume": ["local"], "Network": ["bridge", "host", "null"], "Authorization": None, "Log": LOGS},
         "MemoryLimit": False,
         "SwapLimit": False,
@@ -89,6 +89,10 @@ def info(engine: Engine) -> dict[str, Any]:
 
 
 LOGS = ["json-file"]
+_BACKING = {
+    "fuse+overlay": "layers as tar and index, FUSE, kernel overlayfs",
+    "fuse": "layers as tar and index, a writable FUSE union",
+}
 
 
 def setting_rows(settings: Settings) -> list[dict[str, str]]:

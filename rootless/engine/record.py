@@ -60,6 +60,7 @@ class State:
     started_at: str = clock.ZERO
     finished_at: str = clock.ZERO
     restarts: int = 0
+    driver: str = ""  # the storage driver of the last start
     ports: list[tuple[int, str, str, int]] = field(default_factory=list)
     networks: dict[str, dict[str, Any]] = field(default_factory=dict)
     interfaces: dict[str, str] = field(default_factory=dict)  # network name -> "eth0"

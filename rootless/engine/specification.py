@@ -13,16 +13,21 @@ from rootless.engine.volume_specs import runtime_options
 from rootless.model.endpoints import CONTAINER
 from rootless.model.errors import InvalidParameter
 from rootless.runtime import capabilities
-from rootless.runtime.spec import DEFAULT_PATH, ContainerSpec, GuestNetwork, MountSpec, ProcessSpec, RootSpec
+from rootless.runtime.spec import DEFAULT_PATH, ContainerSpec, GuestNetwork, MountSpec, ProcessSpec, RootSpec, UnionSpec
 
 ETC_FILES = ("hosts", "hostname", "resolv.conf")
 
 
 def container_spec(
-    record: Record, lower: str, directory: Path, networks: Sequence[GuestNetwork], etc_directory: Path | None = None
+    record: Record,
+    lower: str | UnionSpec,
+    directory: Path,
+    networks: Sequence[GuestNetwork],
+    etc_directory: Path | None = None,
 ) -> ContainerSpec:
-    """`lower` is where the image is mounted; `directory` the container's own on disk; `etc_directory` has its
-    /etc/hosts and the like: another container's where it shares that one's network."""
+    """`lower` is where the image is mounted, or what is to be served below the container's own layer; `directory` the
+    container's own on disk; `etc_directory` has its /etc/hosts and the like: another container's where it shares that
+    one's network."""
     etc_directory = etc_directory or directory
     config, host = record.config, record.host_config
     mode = host["NetworkMode"]
@@ -41,7 +46,7 @@ def container_spec(
         container_id=record.id,
         hostname=(etc_directory / "hostname").read_text().strip() if shared else config["Hostname"],
         domainname=config["Domainname"],
-        root=RootSpec(lower, str(directory / "upper"), str(directory / "work"), bool(host["ReadonlyRootfs"])),
+        root=root_spec(lower, directory, bool(host["ReadonlyRootfs"])),
         process=process_spec(record),
         mounts=(*etc, *volumes),
         network=f"{CONTAINER}{etc_directory.name}" if shared else "host" if mode == "host" else "private",
@@ -56,6 +61,11 @@ def container_spec(
         init=bool(host.get("Init")),
         privileged=bool(host["Privileged"]),
     )
+
+
+def root_spec(lower: str | UnionSpec, directory: Path, read_only: bool) -> RootSpec:
+    path, union = (lower, None) if isinstance(lower, str) else ("", lower)
+    return RootSpec(path, str(directory / "upper"), str(directory / "work"), read_only, union)
 
 
 def kind_of(mount: Mapping[str, Any]) -> str:

@@ -11,11 +11,12 @@ from rootless.engine.link import Link
 from rootless.engine.memberships import Joined
 from rootless.engine.networks import Networks
 from rootless.engine.published import BoundPort, close_ports
+from rootless.engine.storage import UNION
 from rootless.images.image import ImageSource
 from rootless.launcher import messages
 from rootless.launcher.client import LaunchFailure
 from rootless.model.errors import InvalidParameter, StartError
-from rootless.runtime.spec import ContainerSpec, GuestNetwork
+from rootless.runtime.spec import ContainerSpec, GuestNetwork, UnionSpec
 
 
 class Start:
@@ -36,8 +37,12 @@ class Start:
         if not self.succeeded:
             self._networks.release(self._container.id)
 
-    async def mount(self, source: ImageSource) -> str:
-        """Where the image's tree is. Raises StartError."""
+    async def lower(self, source: ImageSource, driver: str) -> str | UnionSpec:
+        """What is below the container's own layer: where the image is mounted, or what is to be served.
+
+        Raises StartError."""
+        if driver == UNION:
+            return UnionSpec(source.kind, str(source.tree), tuple(map(str, source.layers)), source.exclude)
         try:
             return await self._link.mounted(source.mount)
         except LaunchFailure as failure:

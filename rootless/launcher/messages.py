@@ -60,6 +60,14 @@ class StartContainer:
 
 
 @dataclass(frozen=True)
+class ProbeOverlay:
+    """Whether the kernel's overlayfs takes `directory`'s file system as upper in a user namespace.
+    -> Reply({reason}), empty where it does."""
+
+    directory: str
+
+
+@dataclass(frozen=True)
 class StartExec:
     """Another process in a running container; as StartContainer. `container_id` must be running.
     `privileged` gives it all capabilities of the container's user namespace."""
@@ -192,6 +200,7 @@ Request = (
     Hello
     | MountImage
     | UnmountImage
+    | ProbeOverlay
     | StartContainer
     | StartExec
     | Stdio
@@ -241,7 +250,8 @@ class Exited:
 
 @dataclass(frozen=True)
 class Died:
-    """A server died; it is started again on the same descriptors unless it is given up. `kind` is image or network."""
+    """A server died; it is started again on the same descriptors unless it is given up. `kind` is image, union or
+    network."""
 
     kind: str
     key: str

@@ -24,8 +24,10 @@ from rootless.launcher.child import ChildContext
 from rootless.launcher.idmap import IdMap
 from rootless.launcher.images import Images
 from rootless.launcher.networks import Networks
-from rootless.launcher.processes import LaunchRefused, Process, Processes
-from rootless.runtime.spec import GuestNetwork
+from rootless.launcher.overlay_probe import reason_against
+from rootless.launcher.processes import Answer, LaunchRefused, Process, Processes, Refuse
+from rootless.launcher.unions import Unions
+from rootless.runtime.spec import ContainerSpec, GuestNetwork
 from rootless.syscalls import numbers as n
 
 _NO_CONNECTION = ("02", "06", "07", "0A")  # SYN_SENT, TIME_WAIT, CLOSE, LISTEN: include/net/tcp_states.h
@@ -56,6 +58,7 @@ class Launcher:
     ) -> None:
         self._listener = listener
         self._context = context
+        self._syscalls = context.syscalls
         self._idmap = idmap
         self._mounts_directory = mounts_directory
         self._allowed_roots = allowed_roots
@@ -67,6 +70,7 @@ class Launcher:
         self._removals: dict[int, tuple[_Connection, int, str]] = {}
         self._processes = Processes(context, idmap, self._exited, self._attach_tap)
         self._images = Images(mounts_directory, idmap.count, context.syscalls, self._run)
+        self._unions = Unions(mounts_directory, idmap.count, context.syscalls, self._run)
         self._networks = Networks(self._run, self._connections_of)
         self._leaving = False
 
@@ -91,7 +95,7 @@ class Launcher:
         """Start again what is due; milliseconds until something else is, None where nothing is."""
         now = time.monotonic()
         waits = []
-        for owner in (self._images, self._networks):
+        for owner in (self._images, self._unions, self._networks):
             for revival, start in owner.revivals():
                 if revival.due_at is not None and revival.due_at <= now:
                     try:
@@ -139,7 +143,7 @@ class Launcher:
             else:
                 self._refuse(connection, request_id, "remove", 5, f"cannot remove {path} entirely")
             return
-        for kind, owner in (("image", self._images), ("network", self._networks)):
+        for kind, owner in (("image", self._images), ("union", self._unions), ("network", self._networks)):
             if (ended := owner.reaped(pid)) is not None:
                 key, revival = ended
                 reason = f"status {os.waitstatus_to_exitcode(status)}" + (", given up" if revival.given_up else "")
@@ -182,6 +186,7 @@ class Launcher:
                     continue
         self._networks.stop_all()
         self._images.stop()
+        self._unions.stop()
 
     # ------------------------------------------------------------------------------------------------ connections
     def _accept(self) -> None:
@@ -305,6 +310,8 @@ class Launcher:
         match request:
             case messages.MountImage():
                 return {"path": self._images.mount(request)}
+            case messages.ProbeOverlay():
+                return {"reason": reason_against(request.directory, self._mounts_directory / "root", self._syscalls)}
             case messages.UnmountImage():
                 self._images.unmount(request.key)
             case messages.CloseStdin():
@@ -351,10 +358,12 @@ class Launcher:
             self._reply(connection, request_id, result, fds)
 
         def refuse(step: str, number: int, message: str, exit_code: int) -> None:
+            if isinstance(request, messages.StartContainer):
+                self._unions.unmount(request.spec.container_id)
             self._refuse(connection, request_id, step, number, message, exit_code)
 
         if isinstance(request, messages.StartContainer):
-            channel = self._processes.start_container(request.spec, answer, refuse)
+            channel = self._start_container(request.spec, answer, refuse)
         else:
             channel = self._processes.start_exec(request, answer, refuse)
         fd = channel.fileno()
@@ -364,6 +373,17 @@ class Launcher:
                 self._unwatch(fd)
 
         self._watch(fd, readable)
+
+    def _start_container(self, spec: ContainerSpec, answer: Answer, refuse: Refuse) -> socket.socket:
+        if spec.root.union is None:
+            return self._processes.start_container(spec, answer, refuse)
+        lower = self._unions.mount(spec.container_id, spec.root)
+        spec = dataclasses.replace(spec, root=dataclasses.replace(spec.root, lower=lower))
+        try:
+            return self._processes.start_container(spec, answer, refuse)
+        except BaseException:
+            self._unions.unmount(spec.container_id)
+            raise
 
     def _report(self, channel: socket.socket) -> bool:
         return self._processes.readable(channel)
@@ -452,6 +472,8 @@ class Launcher:
 
     # ------------------------------------------------------------------------------------------------ happenings
     def _exited(self, process: Process) -> None:
+        if process.kind == "container":
+            self._unions.unmount(process.process_id)
         for network in process.networks if process.kind == "container" else ():
             self._detach(network.network_id, network.endpoint_id)
         self._event(_exited(process))

@@ -105,7 +105,7 @@ def container_spec(value: Mapping[str, Any]) -> spec.ContainerSpec:
     return spec.ContainerSpec(
         **{
             **value,
-            "root": spec.RootSpec(**value["root"]),
+            "root": root_spec(value["root"]),
             "process": process_spec(value["process"]),
             "mounts": tuple(
                 spec.MountSpec(**{**mount, "options": tuple(mount.get("options", ()))})
@@ -124,6 +124,14 @@ def guest_network(value: Mapping[str, Any]) -> spec.GuestNetwork:
     private = {name: tuple(addresses) for name, addresses in value.get("private_names", {}).items()}
     lists = {name: tuple(value.get(name, ())) for name in ("names", "resolvers")}
     return spec.GuestNetwork(**{**value, **lists, "private_names": private})
+
+
+def root_spec(value: Mapping[str, Any]) -> spec.RootSpec:
+    """A RootSpec from JSON. Raises TypeError."""
+    union = value.get("union")
+    if union is not None:
+        union = spec.UnionSpec(**{**union, **{name: tuple(union.get(name, ())) for name in ("layers", "exclude")}})
+    return spec.RootSpec(**{**value, "union": union})
 
 
 def process_spec(value: Mapping[str, Any]) -> spec.ProcessSpec:

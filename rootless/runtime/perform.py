@@ -85,6 +85,9 @@ class Performer:
                 self._tap(step)
             case steps.RootOverlay():
                 self._root_overlay(step)
+            case steps.RootUnion():
+                self._syscalls.mount(step.source, self._root_mount, "", n.MS_BIND)
+                self._open_root()
             case steps.Mount():
                 self._mount(step)
             case steps.Bind():
@@ -125,6 +128,9 @@ class Performer:
     def _root_overlay(self, step: steps.RootOverlay) -> None:
         data = f"lowerdir={_escape(step.lower)},upperdir={_escape(step.upper)},workdir={_escape(step.work)},userxattr"
         self._syscalls.mount("overlay", self._root_mount, "overlay", 0, data)
+        self._open_root()
+
+    def _open_root(self) -> None:
         self._root_fd = os.open(self._root_mount, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
 
     def _mount(self, step: steps.Mount) -> None:

@@ -41,7 +41,7 @@ def plan(spec: ContainerSpec, *, tty_group_mapped: bool) -> list[steps.Step]:
     """All steps, in order. `tty_group_mapped`: whether gid 5 exists in the user namespace (not in single-id mode)."""
     return [
         *_network(spec),  # first: /dev/net/tun is the outer world's, out of reach after the pivot
-        steps.RootOverlay(spec.root.lower, spec.root.upper, spec.root.work),
+        _root(spec),
         *_kernel_file_systems(spec, tty_group_mapped),
         *_volumes(spec),
         *(steps.Sysctl(name, value) for name, value in spec.sysctls),  # before /proc/sys becomes read-only
@@ -73,6 +73,12 @@ def mount_words(options: tuple[str, ...]) -> tuple[int, int, str]:
         elif word not in _IGNORED_WORDS and word:
             data.append(word)
     return flags, propagation, ",".join(data)
+
+
+def _root(spec: ContainerSpec) -> steps.Step:
+    if spec.root.union is not None:
+        return steps.RootUnion(spec.root.lower)
+    return steps.RootOverlay(spec.root.lower, spec.root.upper, spec.root.work)
 
 
 def _network(spec: ContainerSpec) -> Iterator[steps.Step]:

@@ -12,14 +12,26 @@ DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 @dataclass(frozen=True)
+class UnionSpec:
+    """The layers below a container's own in driver `fuse`, named as MountImage names an image."""
+
+    kind: str
+    tree: str
+    layers: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class RootSpec:
-    """The root file system: `lower` is where the launcher mounted the image (see MountImage), `upper` and `work` are
-    absolute directories of the user's on one file system. `read_only` is docker's --read-only."""
+    """The root file system: `upper` and `work` are absolute directories of the user's on one file system. Driver
+    `fuse+overlay`: `lower` is where the launcher mounted the image (see MountImage). Driver `fuse`: `union` says what
+    the launcher has to serve, and it fills in `lower`, the place where it did. `read_only` is docker's --read-only."""
 
     lower: str
     upper: str
     work: str
     read_only: bool = False
+    union: UnionSpec | None = None
 
 
 @dataclass(frozen=True)

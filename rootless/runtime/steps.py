@@ -32,6 +32,13 @@ class RootOverlay:
 
 
 @dataclass(frozen=True)
+class RootUnion:
+    """As RootOverlay, where the whole union is served at `source`: it is bound."""
+
+    source: str
+
+
+@dataclass(frozen=True)
 class Mount:
     """A new file system at `target`, made there if missing. `optional`: a kernel that refuses it is tolerated."""
 
@@ -98,13 +105,33 @@ class Sysctl:
     value: str
 
 
-Step = Loopback | Tap | RootOverlay | Mount | Bind | Symlink | Mask | ReadOnly | ReadOnlyRoot | Pivot | Names | Sysctl
+Step = (
+    Loopback
+    | Tap
+    | RootOverlay
+    | RootUnion
+    | Mount
+    | Bind
+    | Symlink
+    | Mask
+    | ReadOnly
+    | ReadOnlyRoot
+    | Pivot
+    | Names
+    | Sysctl
+)
 
 
 def describe(step: Step) -> str:
     """A few words for an error message: "mount /proc"."""
     target = getattr(step, "target", "")
-    word = {"RootOverlay": "mount the root", "Pivot": "pivot_root", "Names": "set the host name", "Bind": "bind"}
+    word = {
+        "RootOverlay": "mount the root",
+        "RootUnion": "mount the root",
+        "Pivot": "pivot_root",
+        "Names": "set the host name",
+        "Bind": "bind",
+    }
     if isinstance(step, Tap):
         return f"network device {step.network.interface}"
     return f"{word.get(type(step).__name__, type(step).__name__.lower())} {target}".strip()

@@ -20,7 +20,7 @@ from rootless.launcher import messages
 from rootless.launcher.client import Launcher, LaunchFailure
 from rootless.launcher.spawn import start_launcher
 from rootless.runtime import capabilities
-from rootless.runtime.spec import DEFAULT_PATH, ContainerSpec, GuestNetwork, ProcessSpec, RootSpec
+from rootless.runtime.spec import DEFAULT_PATH, ContainerSpec, GuestNetwork, ProcessSpec, RootSpec, UnionSpec
 from rootless.settings import Settings
 from tests.busybox import busybox_tar
 
@@ -61,15 +61,21 @@ async def connected(settings: Settings) -> AsyncIterator[Launcher]:
             nursery.cancel_scope.cancel()
 
 
-async def spec(settings: Settings, launcher: Launcher, name: str, *args: str) -> ContainerSpec:
+async def spec(
+    settings: Settings, launcher: Launcher, name: str, *args: str, driver: str = "fuse+overlay"
+) -> ContainerSpec:
     home = settings.data_root.parent
-    mount = messages.MountImage("busybox", "tree", str(home / "tree"), (str(home / "image"),))
-    result, _ = await launcher.request(mount)
     directory = settings.state_root / name
     for part in ("upper", "work"):
-        (directory / part).mkdir(parents=True)
+        (directory / part).mkdir(parents=True, exist_ok=True)
     process = ProcessSpec(args, (f"PATH={DEFAULT_PATH}",), capabilities=capabilities.combine((), ()))
-    root = RootSpec(str(result["path"]), str(directory / "upper"), str(directory / "work"))
+    if driver == "fuse":
+        union = UnionSpec("tree", str(home / "tree"), (str(home / "image"),))
+        root = RootSpec("", str(directory / "upper"), str(directory / "work"), union=union)
+    else:
+        mount = messages.MountImage("busybox", "tree", str(home / "tree"), (str(home / "image"),))
+        result, _ = await launcher.request(mount)
+        root = RootSpec(str(result["path"]), str(directory / "upper"), str(directory / "work"))
     return ContainerSpec(name, "box", root, process)
 
 
@@ -95,10 +101,12 @@ async def finish(launcher: Launcher, process_id: str, descriptors: list[int]) ->
     raise AssertionError("no exit")
 
 
-def run(settings: Settings, name: str, *args: str, **changes: object) -> tuple[bytes, int]:
+def run(
+    settings: Settings, name: str, *args: str, driver: str = "fuse+overlay", **changes: object
+) -> tuple[bytes, int]:
     async def body() -> tuple[bytes, int]:
         async with connected(settings) as launcher:
-            made = await spec(settings, launcher, name, *args)
+            made = await spec(settings, launcher, name, *args, driver=driver)
             process = {key: changes.pop(key) for key in list(changes) if hasattr(made.process, key)}
             made = replace(made, process=replace(made.process, **process), **changes)  # type: ignore[arg-type]
             _, descriptors = await launcher.request(messages.StartContainer(made))
@@ -243,3 +251,44 @@ def test_a_tree_whose_files_are_others_is_removed(settings: Settings) -> None:
 
     trio.run(body)
     assert not (settings.state_root / "others").exists()
+
+
+WORK = """
+echo changed >> /etc/marker; mkdir /made; echo new > /made/new; ln /made/new /made/linked; mv /made/linked /etc/moved
+rm /bin/ls; cat /etc/marker /etc/moved; ls / > /dev/null; stat -c %h /etc/moved
+"""
+
+
+@pytest.mark.parametrize(("first", "then"), [("fuse", "fuse+overlay"), ("fuse+overlay", "fuse"), ("fuse", "fuse")])
+def test_a_container_goes_on_with_the_other_driver(settings: Settings, first: str, then: str) -> None:
+    name = f"switched-{first}-{then}"
+    output, status = run(settings, name, "sh", "-c", WORK, driver=first)
+    assert (output, status) == (b"as it was\nchanged\nnew\n2\n", 0)
+    look = "cat /etc/marker /etc/moved /made/new; stat -c %h /etc/moved; test -e /bin/ls || echo gone; ls -A /made"
+    output, status = run(settings, name, "busybox", "sh", "-c", look, driver=then)
+    assert (output, status) == (b"as it was\nchanged\nnew\nnew\n2\ngone\nnew\n", 0)
+
+
+def test_a_union_whose_server_was_killed_goes_on(settings: Settings) -> None:
+    async def body() -> None:
+        async with connected(settings) as launcher:
+            script = "mkdir /d; echo two > /d/f; mv /d/f /d/g; echo ready; read x; cat /d/g /etc/marker"
+            made = await spec(settings, launcher, "killed", "sh", "-c", script, driver="fuse")
+            made = replace(made, process=replace(made.process, open_stdin=True))
+            _, (stdin, stdout, stderr) = await launcher.request(messages.StartContainer(made))
+            assert os.read(stdout, 100) == b"ready\n"
+            for path in Path("/proc").iterdir():
+                if path.name.isdigit() and _is_union(path):
+                    os.kill(int(path.name), signal.SIGKILL)
+            os.write(stdin, b"go\n")
+            os.close(stdin)
+            assert await finish(launcher, "killed", [stdout, stderr]) == (b"two\nas it was\n", 0)
+
+    trio.run(body)
+
+
+def _is_union(path: Path) -> bool:
+    try:
+        return (path / "comm").read_text() == "rl-union\n" and path.stat().st_uid == os.getuid()
+    except OSError:
+        return False
