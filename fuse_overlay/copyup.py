@@ -112,7 +112,8 @@ def _dress(upper: Upper, lower: Lower, place: int, fd: int, nodeid: int) -> None
                 raise
     if nodeid and fields[10] <= 1:
         try:
-            os.setxattr(fd, marks.ORIGIN, marks.origin_value(nodeid))
+            origin = marks.Origin(lower.identity, lower.session, nodeid, fields[0])
+            os.setxattr(fd, marks.ORIGIN, marks.origin_value(origin))
         except OSError as error:
             if error.errno not in (errno.EOPNOTSUPP, errno.EPERM):
                 raise

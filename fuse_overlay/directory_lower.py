@@ -22,6 +22,7 @@ OPEN_DIRECTORIES = 256
 OPEN_FILES = 256
 INODE_SHIFT = 33
 _LENGTH = struct.Struct("<I")
+_SESSION = struct.Struct("<Q")
 _OPENAT2 = 437  # the same on every architecture
 _RESOLVE_NO_MAGICLINKS, _RESOLVE_NO_SYMLINKS, _RESOLVE_BENEATH = 0x02, 0x04, 0x08  # include/uapi/linux/openat2.h
 _libc = ctypes.PyDLL(None, use_errno=True)
@@ -49,8 +50,11 @@ class DirectoryLower:
     ) -> None:
         self.number = number
         self.valid_seconds = valid_seconds
+        self.session = 0
         self._root = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         self._devices = devices
+        top = os.fstat(self._root)
+        self.identity = (top.st_dev << 40 ^ top.st_ino) & (1 << 64) - 1
         self._excluded = {os.fsencode(name) for name in exclude}
         self._squash = squash
         self._plain = plain
@@ -63,9 +67,13 @@ class DirectoryLower:
 
     # ------------------------------------------------------------------------------------------------ places
     def _read_journal(self) -> None:
-        """The paths of a server before us; a record that was cut off is dropped."""
+        """The session's number and the paths of a server before us; a record that was cut off is dropped."""
         data = os.pread(self._journal, os.fstat(self._journal).st_size, 0)
-        position = 0
+        if len(data) < _SESSION.size:
+            data = os.urandom(_SESSION.size)
+            os.pwrite(self._journal, data, 0)
+        (self.session,) = _SESSION.unpack_from(data)
+        position = _SESSION.size
         while position + _LENGTH.size <= len(data):
             (length,) = _LENGTH.unpack_from(data, position)
             end = position + _LENGTH.size + length

@@ -22,6 +22,8 @@ class Lower(Protocol):
 
     number: int  # among the layers, 0 is the highest
     valid_seconds: int  # how long its names and attributes may be believed
+    identity: int  # 64 bits: the same layer has the same in every mount
+    session: int  # 64 bits: places are the same in all servers that have this one; 0: in all
 
     def find(self, directory: int, name: bytes) -> int | None:
         """The place, WHITED_OUT, or None."""
@@ -68,6 +70,8 @@ class TreeLower:
         self._tars = tree.tars
         self._first_inode = first_inode
         self._id_count = id_count
+        self.identity = int.from_bytes(b"".join(layer.digest[:8] for layer in tree.index.layers)[-8:], "little")
+        self.session = 0
         self._squashed = 0 if id_count == 1 else OVERFLOW_ID
 
     def _row(self, place: int) -> tuple[int, Row]:

@@ -7,6 +7,7 @@ calls of these, and nodes become answers."""
 from __future__ import annotations
 
 import errno
+import os
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -36,6 +37,7 @@ _WANTED = (
     | w.INIT_EXT
 )
 LIVE_SECONDS = 2  # how long a layer that changes under us is believed
+NAME_BYTES = 255
 _DOTS = 2  # cookies 1 and 2 are . and ..
 
 
@@ -146,6 +148,7 @@ class UnionServer:
         }
 
     def serve(self, *, resume: bool) -> None:
+        os.umask(0)  # the caller's has been taken off already
         if resume:
             self._tree.recover()
         self._device.serve(self._handlers, resume=resume, write=self._files.write)
@@ -178,7 +181,10 @@ class UnionServer:
     def _lookup(self, unique: int, nodeid: int, body: bytes) -> None:
         tree = self._tree
         directory = tree.directory(nodeid)
-        node = tree.find(directory, body[:-1])
+        name = body[:-1]
+        if len(name) > NAME_BYTES:  # the kernel lets up to 1,024 through
+            raise OSError(errno.ENAMETOOLONG, "name too long")
+        node = tree.find(directory, name)
         if node is None:  # a node id of 0: there is no such name, and that may be remembered
             length = w.OUT_HEADER.size + w.ENTRY.size + w.ATTR.size
             head = w.OUT_HEADER.pack(length, 0, unique) + w.ENTRY.pack(0, 0, tree.valid_seconds, 0, 0, 0)

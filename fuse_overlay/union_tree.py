@@ -35,6 +35,7 @@ class UnionTree:
         self.root = Directory(w.ROOT_ID, None, b"", [(lower, 0) for lower in lowers])
         self.root.in_upper = True
         self.nodes: dict[int, Directory | File] = {w.ROOT_ID: self.root}
+        self._recovering = False
         self.files: dict[int, File] = {}  # inode in the upper -> file
 
     # ------------------------------------------------------------------------------------------------ nodes
@@ -65,12 +66,10 @@ class UnionTree:
 
     def _enter(self, nodeid: int, lower: Lower, place: int) -> Directory:
         """A directory of a lower that the kernel knows and we have no record of."""
-        above, name = lower.parent(place)
-        parent = self.node(lower_id(lower.number, above)) if above or lower.number else self.root
-        if isinstance(parent, Directory) and not parent.gone:
-            found = self.find(parent, name)
-            if isinstance(found, Directory) and found.id == nodeid:
-                return found
+        found = self._directory_at(lower, place)
+        if found is not None and found.id == nodeid:
+            return found
+        name = lower.parent(place)[1] if place else b""
         gone = Directory(nodeid, self.root, name, [(lower, place)])
         gone.gone, gone.final = True, with_links(lower.attributes(place), 1 << 32)
         self.nodes[nodeid] = gone
@@ -78,6 +77,7 @@ class UnionTree:
 
     def recover(self) -> None:
         """Know again what the kernel may know: every file of the upper, as if it had been looked up."""
+        self._recovering = True
         waiting = [self.root]
         while waiting:
             directory = waiting.pop()
@@ -97,12 +97,26 @@ class UnionTree:
                             self._answer_for(lower, covered, node)
                         break
 
+        self._recovering = False
+
     def _answer_for(self, lower: Lower, place: int, file: File) -> None:
         """A copy that could not be marked (of a link, or of one of a file's names) has the number it had below."""
         mode = lower.mode(place)
         marked = stat.S_ISREG(mode) and w.ATTR.unpack(lower.attributes(place))[10] <= 1
         if not marked and not stat.S_ISDIR(mode):
             self.nodes.setdefault(lower_id(lower.number, place), file)
+
+    def _directory_at(self, lower: Lower, place: int) -> Directory | None:
+        """What a lower's directory is merged into; None where its name is something else by now."""
+        if place == 0:
+            return self.root
+        known = self.nodes.get(lower_id(lower.number, place))
+        if isinstance(known, Directory):
+            return None if known.gone else known
+        above, name = lower.parent(place)
+        parent = self._directory_at(lower, above)
+        found = None if parent is None else self.find(parent, name)
+        return found if isinstance(found, Directory) and (lower, place) in found.lowers else None
 
     # ------------------------------------------------------------------------------------------------ names
     def find(self, directory: Directory, name: bytes) -> Node | None:
@@ -173,26 +187,30 @@ class UnionTree:
             return self._upper_directory(directory, name, status)
         file = self.files.get(status.st_ino)
         if file is None:
-            file = self.new_file(status)
+            file = self._file(directory, name, status)
         if (directory, name) not in file.places:
             file.places.append((directory, name))
         names = directory.names
         if names is not None:
             directory.put(name, file)
-        if stat.S_ISREG(status.st_mode) and file.lookups == 0 and file.id == UPPER_ID | status.st_ino:
-            self._take_origin(file, directory, name)
         return file
 
-    def _take_origin(self, file: File, directory: Directory, name: bytes) -> None:
-        """A file that was copied up keeps the number it had below."""
+    def _file(self, directory: Directory, name: bytes, status: os.stat_result) -> File:
+        """A file of the upper that is new to us. One that was copied up is shown with the number it had below."""
+        file = self.new_file(status)
+        if not stat.S_ISREG(status.st_mode):
+            return file
         value = self.upper.xattr(self.upper.directory_fd(directory), name, marks.ORIGIN)
-        number = marks.parse_origin(value) if value else None
-        if number is None or number in self.nodes or number >> LAYER_SHIFT >= len(self.lowers):
-            return
-        lower, place = self.lower_of(number)
-        del self.nodes[file.id]
-        file.id, file.shown = number, lower.inode(place)
-        self.nodes[number] = file
+        origin = marks.parse_origin(value) if value else None
+        layer = origin.node >> LAYER_SHIFT if origin else len(self.lowers)
+        if origin is None or layer >= len(self.lowers) or self.lowers[layer].identity != origin.layer:
+            return file
+        file.shown = origin.inode
+        if self._recovering and self.lowers[layer].session == origin.session and origin.node not in self.nodes:
+            del self.nodes[file.id]
+            file.id = origin.node
+            self.nodes[file.id] = file
+        return file
 
     def new_file(self, status: os.stat_result) -> File:
         inode = status.st_ino
@@ -300,8 +318,8 @@ class UnionTree:
             raise OSError(errno.EISDIR, "a directory")
         lower, place = self.lower_of(nodeid)
         above, name = lower.parent(place)
-        parent = self.directory(lower_id(lower.number, above)) if above or lower.number else self.root
-        if parent.gone or self.find(parent, name) != nodeid:  # unlinked under a server before this one
+        parent = self._directory_at(lower, above)
+        if parent is None or self.find(parent, name) != nodeid:  # unlinked under a server before this one
             return self._copy_up_unlinked(self.orphan(nodeid))
         return self.copy_up(parent, name, nodeid, size)
 

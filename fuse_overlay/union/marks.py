@@ -13,10 +13,20 @@ from typing import NamedTuple
 PRIVATE = b"user.overlay."
 OPAQUE = b"user.overlay.opaque"  # y: nothing of the layers below shows; x: may hold whiteouts that are files
 WHITEOUT = b"user.overlay.whiteout"  # of an empty file in a directory of opaque x: a whiteout
-ORIGIN = b"user.overlay.rootless.origin"  # the node number a copied-up file had below: keeps its st_ino
+ORIGIN = b"user.overlay.rootless.origin"  # what a copied-up file was below: keeps its st_ino
 OWNER = b"user.overlay.rootless.owner"  # uid:gid:mode that the host's user may not give to a file
 _HIDDEN = (b"user.overlay.", b"user.fuseoverlayfs.", b"trusted.overlay.")
-_ORIGIN = struct.Struct("<Q")
+_ORIGIN = struct.Struct("<QQQQ")
+
+
+class Origin(NamedTuple):
+    """`layer` names the layer below, `session` the life of the mount in which `node` was the file's node id (0: it is
+    that in every mount), `inode` the st_ino it is shown with."""
+
+    layer: int
+    session: int
+    node: int
+    inode: int
 
 
 class Owner(NamedTuple):
@@ -37,12 +47,12 @@ def is_hidden(name: bytes) -> bool:
     return name.startswith(_HIDDEN)
 
 
-def origin_value(number: int) -> bytes:
-    return _ORIGIN.pack(number)
+def origin_value(origin: Origin) -> bytes:
+    return _ORIGIN.pack(*origin)
 
 
-def parse_origin(value: bytes) -> int | None:
-    return int(_ORIGIN.unpack(value)[0]) if len(value) == _ORIGIN.size else None
+def parse_origin(value: bytes) -> Origin | None:
+    return Origin._make(_ORIGIN.unpack(value)) if len(value) == _ORIGIN.size else None
 
 
 def owner_value(owner: Owner) -> bytes:
