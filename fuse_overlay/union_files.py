@@ -5,17 +5,21 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import os
 import stat
 
 from fuse_overlay.device import MAX_READ, Device
 from fuse_overlay.nodes import Directory, File
 from fuse_overlay.union import marks
+from fuse_overlay.union_names import DEFAULT_ACL
 from fuse_overlay.union_tree import UnionTree
 from fuse_overlay.upper import NOW, set_times
 from fuse_overlay.wire import structs as w
 
 _FSYNC_DATA = 1
+_SETTING_FLAGS = (0x40086602, 0x401C5820)  # FS_IOC_SETFLAGS, FS_IOC_FSSETXATTR: include/uapi/linux/fs.h
+_FLAG_IOCTLS = (0x80086601, 0x801C581F, *_SETTING_FLAGS)
 _libc = ctypes.PyDLL(None, use_errno=True)
 _libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
 
@@ -176,6 +180,24 @@ class Files:
             ),
         )
 
+    def ioctl(self, unique: int, nodeid: int, body: bytes) -> None:
+        """The flags of lsattr and chattr; nothing else is any file system's business."""
+        _, _, command, _, in_size, out_size = w.IOCTL_IN.unpack_from(body)
+        if command not in _FLAG_IOCTLS:
+            raise OSError(errno.ENOTTY, "unknown ioctl")
+        node = self._tree.node(nodeid)
+        writes = command in _SETTING_FLAGS
+        if isinstance(node, Directory):
+            fd = self._tree.upper_fd(node) if writes or node.in_upper else -1
+        elif writes or (isinstance(node, File) and node.inode):
+            fd = self._upper.file_fd(self._tree.writable(nodeid))
+        else:
+            fd = -1
+        data = bytearray(body[w.IOCTL_IN.size : w.IOCTL_IN.size + in_size].ljust(out_size, b"\0"))
+        if fd >= 0:
+            fcntl.ioctl(fd, command, data, True)
+        self._device.reply(unique, w.IOCTL_OUT.pack(0, 0, 0, 0) + bytes(data[:out_size]))
+
     # ------------------------------------------------------------------------------------------------ xattrs
     def getxattr(self, unique: int, nodeid: int, body: bytes) -> None:
         size, _ = w.XATTR_IN.unpack_from(body)
@@ -218,13 +240,25 @@ class Files:
         return lower.xattrs(place)
 
     def setxattr(self, unique: int, nodeid: int, body: bytes) -> None:
-        size, flags = w.XATTR_IN.unpack_from(body)
-        name, _, value = body[w.XATTR_IN.size :].partition(b"\0")
+        size, flags, more, _ = w.SETXATTR_IN.unpack_from(body)
+        # a kernel before 5.12 has the name where others have `more`; no name begins with these bytes
+        extended = more <= w.SETXATTR_ACL_KILL_SGID
+        name, _, value = body[w.SETXATTR_IN.size if extended else w.XATTR_IN.size :].partition(b"\0")
         if marks.is_hidden(name):
             raise OSError(errno.EPERM, "ours")
         where = self._writable_xattrs(nodeid)
         os.setxattr(where, name, value[:size], flags, follow_symlinks=isinstance(where, int))
+        if extended and more & w.SETXATTR_ACL_KILL_SGID:
+            mode = os.stat(where).st_mode
+            if mode & stat.S_ISGID:
+                os.chmod(where, stat.S_IMODE(mode & ~stat.S_ISGID))
+        self._acl_changed(nodeid, name)
         self._device.reply(unique)
+
+    def _acl_changed(self, nodeid: int, name: bytes) -> None:
+        node = self._tree.nodes.get(nodeid)
+        if isinstance(node, Directory) and name == DEFAULT_ACL:
+            node.default_acl = None
 
     def removexattr(self, unique: int, nodeid: int, body: bytes) -> None:
         name = w.name_of(body)
@@ -232,6 +266,7 @@ class Files:
             raise OSError(errno.ENODATA, "ours")
         where = self._writable_xattrs(nodeid)
         os.removexattr(where, name, follow_symlinks=isinstance(where, int))
+        self._acl_changed(nodeid, name)
         self._device.reply(unique)
 
     def _writable_xattrs(self, nodeid: int) -> int | bytes:

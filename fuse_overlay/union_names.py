@@ -17,6 +17,7 @@ from fuse_overlay.upper import RENAME_EXCHANGE, rename2
 from fuse_overlay.wire import structs as w
 
 _RENAME_WHITEOUT = 4
+DEFAULT_ACL = b"system.posix_acl_default"
 _CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -31,10 +32,16 @@ class Names:
         self._kept = 0
 
     # ------------------------------------------------------------------------------------------------ making
-    def make_file(self, directory: Directory, name: bytes, mode: int, rdev: int) -> tuple[File, os.stat_result]:
+    def make_file(
+        self, directory: Directory, name: bytes, mode: int, umask: int, rdev: int
+    ) -> tuple[File, os.stat_result]:
         """A regular file, FIFO, socket or device."""
         parent = self._tree.upper_fd(directory)
         hidden = bool(directory.lowers) and self._tree.in_lowers(directory, name)
+        if self._inherits(directory, parent):
+            hidden = hidden and not self._uncover(parent, name)
+        else:
+            mode &= ~umask
         fd = -1
         if stat.S_ISREG(mode):
             where, made = (self._upper.work, self._upper.temporary()) if hidden else (parent, name)
@@ -50,6 +57,9 @@ class Names:
                 except OSError:
                     os.close(fd)
                     raise
+        elif not directory.lowers:
+            os.mknod(name, mode, rdev, dir_fd=parent)
+            status = self._give(parent, name, parent, mode, False)
         else:
             temporary = self._upper.temporary()
             os.mknod(temporary, mode, rdev, dir_fd=self._upper.work)
@@ -71,12 +81,20 @@ class Names:
         self._upper.move_in(temporary, parent, name)
         return self._made(directory, name, status, -1)
 
-    def make_directory(self, directory: Directory, name: bytes, mode: int) -> tuple[Directory, os.stat_result]:
+    def make_directory(
+        self, directory: Directory, name: bytes, mode: int, umask: int
+    ) -> tuple[Directory, os.stat_result]:
         parent = self._tree.upper_fd(directory)
+        hidden = bool(directory.lowers) and self._tree.in_lowers(directory, name)
+        inherits = self._inherits(directory, parent)
+        if not inherits:
+            mode &= ~umask
         try:
-            if directory.lowers and self._tree.in_lowers(directory, name):
+            if hidden and not (inherits and self._uncover(parent, name)):
                 raise FileExistsError
             os.mkdir(name, mode, dir_fd=parent)
+            if hidden:
+                self._make_opaque(parent, name)
             status = self._give(parent, name, parent, mode | stat.S_IFDIR, False)
         except FileExistsError:
             status = self._directory_over_whiteout(parent, name, mode)
@@ -95,9 +113,25 @@ class Names:
         os.unlink(temporary, dir_fd=work)
         return status
 
-    def make_unnamed(self, directory: Directory, mode: int) -> tuple[File, os.stat_result]:
+    def _inherits(self, directory: Directory, parent: int) -> bool:
+        """Whether a directory has a default ACL: what is made in it gets that in the umask's stead, from the upper."""
+        if directory.default_acl is None:
+            directory.default_acl = self._upper.xattr(parent, b"", DEFAULT_ACL) is not None
+        return directory.default_acl
+
+    def _uncover(self, parent: int, name: bytes) -> bool:
+        """Take a whiteout away, so that something can be made in its place and inherit."""
+        try:
+            os.unlink(name, dir_fd=parent)
+        except FileNotFoundError:
+            pass
+        return True
+
+    def make_unnamed(self, directory: Directory, mode: int, umask: int) -> tuple[File, os.stat_result]:
         """O_TMPFILE."""
         parent = self._tree.upper_fd(directory)
+        if not self._inherits(directory, parent):
+            mode &= ~umask
         fd = os.open(b".", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, mode & 0o7777, dir_fd=parent)
         status = self._give(fd, None, parent, mode, False)
         file = self._tree.new_file(status)
@@ -116,7 +150,6 @@ class Names:
     def _give(self, fd: int, name: bytes | None, parent: int, mode: int, elsewhere: bool) -> os.stat_result:
         """To the caller, or to the group of a set-GID directory. What was made `elsewhere` knows nothing of that."""
         uid, gid = self._device.uid, self._device.gid
-        follow = name is None
         status = os.fstat(fd) if name is None else os.stat(name, dir_fd=fd, follow_symlinks=False)
         if uid == 0 and gid == 0 and not elsewhere:
             return status
@@ -132,13 +165,12 @@ class Names:
                 os.chown(name, uid, gid, dir_fd=fd, follow_symlinks=False)
         if stat.S_ISDIR(mode) and inherited:
             mode |= stat.S_ISGID
-        if not stat.S_ISLNK(mode) and (
-            stat.S_IMODE(status.st_mode) != stat.S_IMODE(mode) or (changed and mode & 0o6000)
-        ):
-            if follow:
-                os.fchmod(fd, stat.S_IMODE(mode))
-            elif name is not None:
-                os.chmod(name, stat.S_IMODE(mode), dir_fd=fd)
+        if not stat.S_ISLNK(mode) and mode & 0o6000:  # chown has cleared them
+            mode = stat.S_IMODE(status.st_mode) | mode & 0o6000
+            if name is None:
+                os.fchmod(fd, mode)
+            else:
+                os.chmod(name, mode, dir_fd=fd)
             changed = True
         if not changed:
             return status

@@ -34,6 +34,9 @@ _WANTED = (
     | w.CACHE_SYMLINKS
     | w.NO_OPENDIR_SUPPORT
     | w.HANDLE_KILLPRIV_V2
+    | w.POSIX_ACL
+    | w.DONT_MASK
+    | w.SETXATTR_EXT
     | w.INIT_EXT
 )
 LIVE_SECONDS = 2  # how long a layer that changes under us is believed
@@ -109,6 +112,7 @@ class UnionServer:
         self._device = device
         self._tree = UnionTree(lowers, upper)
         self._names = Names(self._tree, device)
+        self._init_flags = _WANTED | (w.AUTO_INVAL_DATA if self._tree.live else w.EXPLICIT_INVAL_DATA)
         self._files = files = Files(self._tree, device, volatile=options.volatile)
         upper.clear_work()
         self._handlers: dict[int, Handler] = {
@@ -138,7 +142,7 @@ class UnionServer:
             w.REMOVEXATTR: files.removexattr,
             w.READDIR: self._readdir,
             w.READDIRPLUS: self._readdirplus,
-            w.IOCTL: lambda unique, _nodeid, _body: device.error(unique, errno.ENOTTY),
+            w.IOCTL: files.ioctl,
             w.FALLOCATE: files.fallocate,
             w.LSEEK: files.seek,
             w.COPY_FILE_RANGE: files.copy_range,
@@ -154,8 +158,7 @@ class UnionServer:
         self._device.serve(self._handlers, resume=resume, write=self._files.write)
 
     def _init(self, unique: int, _nodeid: int, body: bytes) -> None:
-        wanted = _WANTED | (w.AUTO_INVAL_DATA if self._tree.live else w.EXPLICIT_INVAL_DATA)
-        self._device.reply(unique, init_answer(body, wanted))
+        self._device.reply(unique, init_answer(body, self._init_flags))
 
     def _done(self, unique: int, _nodeid: int, _body: bytes) -> None:
         self._device.reply(unique)
@@ -210,16 +213,16 @@ class UnionServer:
 
     # ------------------------------------------------------------------------------------------------ names
     def _mknod(self, unique: int, nodeid: int, body: bytes) -> None:
-        mode, rdev, _, _ = w.MKNOD_IN.unpack_from(body)
+        mode, rdev, umask, _ = w.MKNOD_IN.unpack_from(body)
         file, status = self._names.make_file(
-            self._tree.directory(nodeid), w.name_of(body[w.MKNOD_IN.size :]), mode, rdev
+            self._tree.directory(nodeid), w.name_of(body[w.MKNOD_IN.size :]), mode, umask, rdev
         )
         self._entry(unique, file, packed(file.shown, status))
 
     def _mkdir(self, unique: int, nodeid: int, body: bytes) -> None:
-        mode, _ = w.MKDIR_IN.unpack_from(body)
+        mode, umask = w.MKDIR_IN.unpack_from(body)
         directory, _ = self._names.make_directory(
-            self._tree.directory(nodeid), w.name_of(body[w.MKDIR_IN.size :]), mode & 0o7777
+            self._tree.directory(nodeid), w.name_of(body[w.MKDIR_IN.size :]), mode & 0o7777, umask
         )
         self._entry(unique, directory, self._tree.attributes(directory))
 
@@ -229,8 +232,8 @@ class UnionServer:
         self._entry(unique, file, packed(file.shown, status))
 
     def _tmpfile(self, unique: int, nodeid: int, body: bytes) -> None:
-        _, mode, _, _ = w.CREATE_IN.unpack_from(body)
-        file, status = self._names.make_unnamed(self._tree.directory(nodeid), mode)
+        _, mode, umask, _ = w.CREATE_IN.unpack_from(body)
+        file, status = self._names.make_unnamed(self._tree.directory(nodeid), mode, umask)
         self._entry(unique, file, packed(file.shown, status), w.OPEN_OUT.pack(0, 0, 0))
 
     def _link(self, unique: int, nodeid: int, body: bytes) -> None:

@@ -39,6 +39,7 @@ CACHE_SYMLINKS = 1 << 23
 NO_OPENDIR_SUPPORT = 1 << 24
 EXPLICIT_INVAL_DATA = 1 << 25
 HANDLE_KILLPRIV_V2 = 1 << 28
+SETXATTR_EXT = 1 << 29
 INIT_EXT = 1 << 30
 
 # SETATTR: which fields count
@@ -75,6 +76,10 @@ LSEEK_OUT = struct.Struct("<Q")
 COPY_IN = struct.Struct("<QQQQQQQ")  # fh_in off_in nodeid_out fh_out off_out len flags
 FSYNC_IN = struct.Struct("<QII")
 CREATE_IN = struct.Struct("<IIII")  # flags mode umask open_flags
+SETXATTR_IN = struct.Struct("<IIII")  # size flags setxattr_flags padding (with SETXATTR_EXT)
+SETXATTR_ACL_KILL_SGID = 1
+IOCTL_IN = struct.Struct("<QIIQII")  # fh flags cmd arg in_size out_size
+IOCTL_OUT = struct.Struct("<iIII")  # result flags in_iovs out_iovs
 OPEN_OUT = struct.Struct("<QII")
 FORGET_IN = struct.Struct("<Q")
 BATCH_IN = struct.Struct("<II")
