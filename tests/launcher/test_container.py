@@ -277,9 +277,7 @@ def test_a_union_whose_server_was_killed_goes_on(settings: Settings) -> None:
             made = replace(made, process=replace(made.process, open_stdin=True))
             _, (stdin, stdout, stderr) = await launcher.request(messages.StartContainer(made))
             assert os.read(stdout, 100) == b"ready\n"
-            for path in Path("/proc").iterdir():
-                if path.name.isdigit() and _is_union(path):
-                    os.kill(int(path.name), signal.SIGKILL)
+            kill_all("rl-union")
             os.write(stdin, b"go\n")
             os.close(stdin)
             assert await finish(launcher, "killed", [stdout, stderr]) == (b"two\nas it was\n", 0)
@@ -287,8 +285,11 @@ def test_a_union_whose_server_was_killed_goes_on(settings: Settings) -> None:
     trio.run(body)
 
 
-def _is_union(path: Path) -> bool:
-    try:
-        return (path / "comm").read_text() == "rl-union\n" and path.stat().st_uid == os.getuid()
-    except OSError:
-        return False
+def kill_all(name: str) -> None:
+    """Every process of ours with this name; others come and go meanwhile."""
+    for path in Path("/proc").iterdir():
+        try:
+            if path.name.isdigit() and (path / "comm").read_text() == f"{name}\n" and path.stat().st_uid == os.getuid():
+                os.kill(int(path.name), signal.SIGKILL)
+        except (FileNotFoundError, ProcessLookupError):
+            continue
