@@ -14,8 +14,8 @@ import stat
 import struct
 from collections.abc import Iterable, Sequence
 
-from fuse_overlay.lower import WHITED_OUT
 from fuse_overlay.union import marks
+from fuse_overlay.union.merge import WHITED_OUT
 from fuse_overlay.wire import structs as w
 
 OPEN_DIRECTORIES = 256

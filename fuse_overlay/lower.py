@@ -14,7 +14,6 @@ from fuse_overlay.layers.store import Tree
 from fuse_overlay.wire import structs as w
 
 OVERFLOW_ID = 65534
-WHITED_OUT = -1  # in the stead of a place: the layers below have nothing to say of this name
 
 
 class Lower(Protocol):

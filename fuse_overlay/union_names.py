@@ -1,5 +1,5 @@
 """Requests of a writable union that change names: create, remove, rename, link. What overlayfs does to its upper for
-each is done here, and then remembered.
+each, `union/decisions` says; it is done here, and then remembered.
 
 Nothing is remembered before the upper has it: a full disk leaves both as they were."""
 
@@ -8,17 +8,20 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from typing import TypeVar
 
 from fuse_overlay.device import Device
 from fuse_overlay.nodes import Directory, File
-from fuse_overlay.union import marks
-from fuse_overlay.union_tree import UnionTree, with_links
+from fuse_overlay.union import decisions, marks
+from fuse_overlay.union_tree import Node, UnionTree, with_links
 from fuse_overlay.upper import RENAME_EXCHANGE, rename2
-from fuse_overlay.wire import structs as w
 
 _RENAME_WHITEOUT = 4
 DEFAULT_ACL = b"system.posix_acl_default"
 _CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+Decision = TypeVar("Decision", decisions.Move, decisions.Removal)
 
 
 class Names:
@@ -184,19 +187,31 @@ class Names:
             raise OSError(errno.ENOENT, "no such name")
         if isinstance(node, Directory):
             raise OSError(errno.EISDIR, "a directory")
+        decision = _allowed(decisions.removal(self._seen(directory, name, node)))
+        parent = tree.upper_fd(directory)
         if isinstance(node, int):
-            upper.whiteout(tree.upper_fd(directory), name)
+            upper.whiteout(parent, name)
             tree.orphan(node)
         else:
-            parent = tree.upper_fd(directory)
-            hidden = bool(directory.lowers) and tree.in_lowers(directory, name)
             self._before_loss(node, directory, name)
-            if hidden:
+            if decision is decisions.Removal.REPLACE:
                 upper.replace_by_whiteout(parent, name)
             else:
                 os.unlink(name, dir_fd=parent)
             self._after_loss(node, directory, name)
         directory.drop(name)
+
+    def _seen(self, directory: Directory, name: bytes, node: Node, *, moved: bool = False) -> decisions.Seen:
+        """What is under a name, as `decisions` wants to know it; whether it is empty does not matter for a move."""
+        below = bool(directory.lowers) and self._tree.in_lowers(directory, name)
+        if not isinstance(node, Directory):
+            return decisions.Seen(False, not isinstance(node, int), below)
+        return decisions.Seen(True, node.in_upper, below, bool(node.lowers), moved or self._shows_nothing(node))
+
+    def _shows_nothing(self, node: Directory) -> bool:
+        if node.names is None:
+            self._tree.load(node)
+        return not node.names
 
     def _before_loss(self, file: File, directory: Directory, name: bytes) -> None:
         """Its data must outlive the name if somebody has it open, which nobody tells us."""
@@ -228,12 +243,12 @@ class Names:
             raise OSError(errno.ENOENT, "no such name")
         if not isinstance(node, Directory):
             raise OSError(errno.ENOTDIR, "not a directory")
-        self._must_be_empty(node)
+        decision = _allowed(decisions.removal(self._seen(directory, name, node)))
         final = with_links(tree.attributes(node), 1 << 32)
         parent = tree.upper_fd(directory)
-        if not node.in_upper:
+        if decision is decisions.Removal.HIDE:
             upper.whiteout(parent, name)
-        elif directory.lowers and tree.in_lowers(directory, name):
+        elif decision is decisions.Removal.REPLACE:
             upper.exchange_directory_for_whiteout(parent, name)
         else:
             upper.take_away(parent, name)
@@ -245,70 +260,44 @@ class Names:
         node.names, node.order, node.positions, node.lowers = {}, [], {}, []
         directory.drop(name)
 
-    def _must_be_empty(self, node: Directory) -> None:
-        if node.names is None:
-            self._tree.load(node)
-        if node.names:
-            raise OSError(errno.ENOTEMPTY, "not empty")
-
     # ------------------------------------------------------------------------------------------------ renaming
     def rename(self, source: Directory, name: bytes, target: Directory, new_name: bytes, flags: int) -> None:
         """Directories that are merged, or of a lower, give EXDEV (as overlayfs without redirects): who moves them
         copies them then."""
         tree = self._tree
-        if flags & ~(w.RENAME_NOREPLACE | w.RENAME_EXCHANGE):
-            raise OSError(errno.EINVAL, "unknown flags")
         node = tree.find(source, name)
         replaced = tree.find(target, new_name)
         if node is None:
             raise OSError(errno.ENOENT, "no such name")
-        if isinstance(node, Directory) and node.lowers:
-            raise OSError(errno.EXDEV, "a directory of an image")
-        if flags & w.RENAME_EXCHANGE:
-            if replaced is None:
-                raise OSError(errno.ENOENT, "nothing to exchange with")
-            if isinstance(replaced, Directory) and replaced.lowers:
-                raise OSError(errno.EXDEV, "a directory of an image")
-            self._exchange(source, name, node, target, new_name, replaced)
-            return
-        if replaced is not None and flags & w.RENAME_NOREPLACE:
-            raise OSError(errno.EEXIST, "there is such a name")
-        if isinstance(node, Directory):
-            if isinstance(replaced, Directory):
-                self._must_be_empty(replaced)
-            elif replaced is not None:
-                raise OSError(errno.ENOTDIR, "not a directory")
-        elif isinstance(replaced, Directory):
-            raise OSError(errno.EISDIR, "a directory")
+        seen = None if replaced is None else self._seen(target, new_name, replaced)
+        below = seen.below if seen else bool(target.lowers) and tree.in_lowers(target, new_name)
+        plan = _allowed(decisions.move(self._seen(source, name, node, moved=True), seen, below, flags))
         if isinstance(node, int):
             node = tree.copy_up(source, name, node)
-        self._move(source, name, node, target, new_name, replaced)
-
-    def _move(
-        self,
-        source: Directory,
-        name: bytes,
-        node: Directory | File,
-        target: Directory,
-        new_name: bytes,
-        replaced: int | Directory | File | None,
-    ) -> None:
-        tree = self._tree
+        if plan.exchange and isinstance(replaced, int):
+            replaced = tree.copy_up(target, new_name, replaced)
         tree.upper_fd(source)
         target_fd = tree.upper_fd(target)
         source_fd = tree.upper_fd(source)
-        leaves_whiteout = bool(source.lowers) and tree.in_lowers(source, name)
-        covers = bool(target.lowers) and tree.in_lowers(target, new_name)
+        if plan.opaque:
+            self._make_opaque(source_fd, name)
+        if plan.exchange:
+            if plan.opaque_target:
+                self._make_opaque(target_fd, new_name)
+            rename2(source_fd, name, target_fd, new_name, RENAME_EXCHANGE)
+            assert replaced is not None
+            assert not isinstance(replaced, int)
+            self._settle(node, source, name, target, new_name)
+            self._settle(replaced, target, new_name, source, name)
+            return
         final = b""
         if isinstance(replaced, File):
             self._before_loss(replaced, target, new_name)
         elif isinstance(replaced, Directory):
             final = with_links(tree.attributes(replaced), 1 << 32)
-            if replaced.in_upper:
+            if plan.empty_target:
                 self._empty(replaced, target_fd, new_name)
-        if isinstance(node, Directory) and covers:
-            self._make_opaque(source_fd, name)
-        self._rename(source_fd, name, target_fd, new_name, leaves_whiteout, isinstance(node, Directory))
+        self._rename(source_fd, name, target_fd, new_name, plan.leave_whiteout, isinstance(node, Directory))
         if isinstance(replaced, File):
             self._after_loss(replaced, target, new_name)
         elif isinstance(replaced, Directory):
@@ -354,28 +343,6 @@ class Names:
             os.rename(name, new_name, src_dir_fd=source_fd, dst_dir_fd=target_fd)
             self._upper.whiteout(source_fd, name)
 
-    def _exchange(
-        self,
-        source: Directory,
-        name: bytes,
-        node: int | Directory | File,
-        target: Directory,
-        new_name: bytes,
-        other: int | Directory | File,
-    ) -> None:
-        tree = self._tree
-        first = tree.copy_up(source, name, node) if isinstance(node, int) else node
-        second = tree.copy_up(target, new_name, other) if isinstance(other, int) else other
-        tree.upper_fd(target)
-        source_fd, target_fd = tree.upper_fd(source), tree.upper_fd(target)
-        if isinstance(first, Directory) and target.lowers and tree.in_lowers(target, new_name):
-            self._make_opaque(source_fd, name)
-        if isinstance(second, Directory) and source.lowers and tree.in_lowers(source, name):
-            self._make_opaque(target_fd, new_name)
-        rename2(source_fd, name, target_fd, new_name, RENAME_EXCHANGE)
-        self._settle(first, source, name, target, new_name)
-        self._settle(second, target, new_name, source, name)
-
     def _make_opaque(self, parent: int, name: bytes) -> None:
         os.setxattr(b"/proc/self/fd/%d/%s" % (parent, name), marks.OPAQUE, b"y")
 
@@ -417,3 +384,9 @@ class Names:
     def forgotten(self, file: File) -> None:
         if file.kept:
             self._kept -= 1
+
+
+def _allowed(decision: Decision | decisions.Refusal) -> Decision:
+    if isinstance(decision, decisions.Refusal):
+        raise OSError(decision.errno, "refused")
+    return decision

@@ -10,9 +10,10 @@ import stat
 from collections.abc import Sequence
 
 from fuse_overlay import copyup
-from fuse_overlay.lower import WHITED_OUT, Lower
+from fuse_overlay.lower import Lower
 from fuse_overlay.nodes import IN_UPPER, LAYER_SHIFT, UPPER_ID, Child, Directory, File, InUpper, lower_id, split_id
 from fuse_overlay.union import marks
+from fuse_overlay.union.merge import WHITED_OUT, merged
 from fuse_overlay.upper import Upper
 from fuse_overlay.wire import structs as w
 
@@ -248,22 +249,11 @@ class UnionTree:
     # ------------------------------------------------------------------------------------------------ listings
     def load(self, directory: Directory) -> None:
         """Make `names` complete."""
-        names: dict[bytes, Child] = {}
-        hidden: set[bytes] = set()
-        if directory.in_upper and not directory.gone:
-            for name, is_whiteout in self.upper.scan(directory):
-                if is_whiteout:
-                    hidden.add(name)
-                else:
-                    names[name] = IN_UPPER
-        for lower, place in directory.lowers:
-            for name, at in lower.entries(place):
-                if name in names or name in hidden:
-                    continue
-                if at == WHITED_OUT:
-                    hidden.add(name)
-                else:
-                    names[name] = lower_id(lower.number, at)
+        upper = self.upper.scan(directory) if directory.in_upper and not directory.gone else ()
+        lowers = ((lower.number, lower.entries(place)) for lower, place in directory.lowers)
+        names: dict[bytes, Child] = {
+            name: IN_UPPER if found is None else lower_id(*found) for name, found in merged(upper, lowers).items()
+        }
         directory.names = names
         directory.order = [*names]
         directory.positions = {name: at for at, name in enumerate(names)}
