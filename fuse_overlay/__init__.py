@@ -6,7 +6,8 @@ from fuse_overlay.errors import LayerError
 from fuse_overlay.image_server import serve_tree
 from fuse_overlay.layers.archive import upper_changes, write_merged, write_upper
 from fuse_overlay.layers.emit import TarWriter
-from fuse_overlay.layers.entry import Entry
+from fuse_overlay.layers.entry import Entry, normalise
+from fuse_overlay.layers.lazy import LazyContent, contents_in_common, write_lazy_layer
 from fuse_overlay.layers.store import (
     Layer,
     LayerWriter,
@@ -17,6 +18,7 @@ from fuse_overlay.layers.store import (
     read_layer,
     rebuild_tree,
 )
+from fuse_overlay.lazy_server import serve_lazy_tree
 from fuse_overlay.mount import mount_fuse
 from fuse_overlay.union_server import DirectoryLayer, UnionOptions, serve_union
 
@@ -26,19 +28,24 @@ __all__ = [
     "Layer",
     "LayerError",
     "LayerWriter",
+    "LazyContent",
     "TarWriter",
     "Tree",
     "UnionOptions",
+    "contents_in_common",
     "index_layer",
     "merge_tree",
     "mount_fuse",
+    "normalise",
     "open_tree",
     "read_layer",
     "rebuild_tree",
     "serve_directory",
+    "serve_lazy_tree",
     "serve_tree",
     "serve_union",
     "upper_changes",
+    "write_lazy_layer",
     "write_merged",
     "write_upper",
 ]

@@ -108,7 +108,10 @@ async def create(engine: Engine, request: Request, parameters: dict[str, str]) -
     auth = registry_auth(request)
 
     async def pull(progress: Progress) -> None:
-        await engine.images.pull(wanted, platform, auth, progress, all_tags=all_tags)
+        if request.flag("lazy") and not all_tags:
+            await engine.images.pull_lazily(engine.nursery, wanted, platform, auth, progress)
+        else:
+            await engine.images.pull(wanted, platform, auth, progress, all_tags=all_tags)
         engine.events.emit("image", "pull", wanted.familiar, {"name": wanted.familiar})
 
     return await progress_response(engine, pull)

@@ -22,7 +22,7 @@ IDENTITY = [
     _many("--label-file", help="File of labels, one a line"),
     _many("--annotation", kind=_MAP, help="Annotation for the runtime, name=value"),
     flag("--platform", help="Platform of the image, e.g. linux/arm64"),
-    flag("--pull", default="missing", help="Get the image first: always, missing, never"),
+    flag("--pull", default="missing", help="Get the image first: always, missing, never; lazy: run before it is here"),
     switch("-q", "--quiet", help="No word about getting the image"),
     switch("--disable-content-trust", default=True, hidden=True, help="No effect here"),
     switch("--rm", help="Remove the container, and its anonymous volumes, when it ends"),

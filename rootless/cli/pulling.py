@@ -19,10 +19,11 @@ def pull(
     quiet: bool,
     progress_fd: int = 1,
     all_tags: bool = False,
+    lazy: bool = False,
 ) -> None:
     """Get an image; progress goes to `progress_fd`. Raises ApiError, ConnectionLost, RootlessError."""
     name, tag = split_reference(reference)
-    query = {"fromImage": name, "tag": None if all_tags else tag, "platform": platform}
+    query = {"fromImage": name, "tag": None if all_tags else tag, "platform": platform, "lazy": lazy}
     response = invocation.client.open("POST", "/images/create", query, headers=auth_header(invocation, name))
     show_progress(response.json_lines(), quiet, progress_fd)
 

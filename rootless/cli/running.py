@@ -36,14 +36,18 @@ def create(invocation: Invocation, words: Sequence[str], options: Mapping[str, A
     query = {"name": options["name"], "platform": options["platform"]}
     cidfile = _open_cidfile(options["cidfile"])
     try:
-        if options["pull"] not in ("always", "missing", "never"):
+        if options["pull"] not in ("always", "missing", "never", "lazy"):
             raise InvalidParameter(f"invalid pull option: '{options['pull']}': must be one of always, missing or never")
         if options["pull"] == "always":
             _pull(invocation, image, options)
         try:
             made = client.call("POST", "/containers/create", query, body)
         except ApiError as error:
-            if error.status != 404 or "no such image" not in error.message.lower() or options["pull"] != "missing":
+            if (
+                error.status != 404
+                or "no such image" not in error.message.lower()
+                or options["pull"] not in ("missing", "lazy")
+            ):
                 raise
             if not options["quiet"]:
                 invocation.complain(f"Unable to find image '{_with_tag(image)}' locally")
@@ -178,7 +182,7 @@ def session_of(
 def _pull(invocation: Invocation, image: str, options: Mapping[str, Any]) -> None:
     from rootless.cli.pulling import pull
 
-    pull(invocation, image, options["platform"], quiet=options["quiet"], progress_fd=2)
+    pull(invocation, image, options["platform"], quiet=options["quiet"], progress_fd=2, lazy=options["pull"] == "lazy")
 
 
 def _with_tag(image: str) -> str:

@@ -58,6 +58,7 @@ class Engine:
     async def prepare(self) -> None:
         """Read the state; take over what runs. Raises RootlessError, OSError."""
         await self.images.prepare()
+        self.images.resume_lazy(self.nursery, mounted=self._launcher_was_there)
         await trio.to_thread.run_sync(self.containers.load)
         if self._launcher_was_there and await trio.to_thread.run_sync(listens, self.settings):
             await self.link.get()
@@ -106,7 +107,7 @@ class Engine:
         """Set `leaving` after idle_seconds without containers, clients or work."""
         limit = self.settings.idle_seconds
         while limit:
-            if self.clients or self.containers.busy:
+            if self.clients or self.containers.busy or (self.images.lazy and self.images.lazy.images):
                 self.last_use = trio.current_time()
             left = self.last_use + limit - trio.current_time()
             if left <= 0:

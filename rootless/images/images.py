@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -26,6 +27,7 @@ from rootless.store.layout import MANIFEST_ANNOTATION, PULLED_ANNOTATION, Layout
 from rootless.store.uses import Uses
 
 if TYPE_CHECKING:
+    from rootless.images.lazy import LazyImages
     from rootless.registry.access import Access
 
 _MIN_ID_PREFIX = 4
@@ -47,6 +49,8 @@ class Images:
         self.uses = Uses(settings.data_root, settings.state_root)
         self._host = host.host_image()
         self._settings = settings
+        self._schemes: dict[str, str] = {}
+        self.lazy: LazyImages | None = None  # those on their way, where there ever was one
         self._parsed: dict[str, Image] = {}  # by manifest digest: what never changes of an image
 
     async def prepare(self) -> None:
@@ -73,7 +77,9 @@ class Images:
                 continue
         if len(self._parsed) > 2 * len(by_digest) + 100:
             self._parsed = {digest: image for digest, image in self._parsed.items() if digest in by_digest}
-        return [*made, self._host]
+        here = {image.id for image in made}
+        coming = [one.image for one in self.lazy.images.values() if one.image.id not in here] if self.lazy else []
+        return [*made, *coming, self._host]
 
     def _image(self, digest: str, found: _Found) -> Image:
         if (parsed := self._parsed.get(digest)) is None:
@@ -121,6 +127,8 @@ class Images:
         """What to mount for this image."""
         if image.id == self._host.id:
             return host.host_source()
+        if self.lazy is not None and (lazy := self.lazy.images.get(image.id)) is not None:
+            return ImageSource(f"lazy-{lazy.tree.name[-27:]}", "lazy", lazy.tree, lazy.layers)
         tree = self.layout.tree(image.layers)
         return ImageSource(tree.name[:32], "tree", tree, tuple(self.layout.layer(layer) for layer in image.layers))
 
@@ -187,6 +195,34 @@ class Images:
         pull = pulling.pull_all_tags if all_tags else pulling.pull_image
         await pull(self.layout, self.access, wanted, platform, auth, progress)
 
+    def resume_lazy(self, nursery: trio.Nursery, *, mounted: bool) -> None:
+        """At the engine's start: go on with what another engine began. `mounted`: see LazyImages.resume."""
+        if (self.layout.root / "lazy").is_dir():
+            from rootless.client.credentials import Credentials
+
+            home = Path(os.environ.get("DOCKER_CONFIG") or Path(os.environ.get("HOME", "/")) / ".docker")
+            self._lazy(nursery).resume(mounted=mounted, auth=Credentials(home, os.environ.get("PATH", "")).get)
+
+    async def pull_lazily(
+        self,
+        nursery: trio.Nursery,
+        wanted: reference.Reference,
+        platform: Platform | None,
+        auth: Mapping[str, str] | None,
+        progress: Progress,
+    ) -> None:
+        """Returns when it can be run; the rest follows. Where it cannot be had in parts, as `pull`."""
+        if not await self._lazy(nursery).pull(wanted, platform, auth, progress):
+            await self.pull(wanted, platform, auth, progress)
+
+    def _lazy(self, nursery: trio.Nursery) -> LazyImages:
+        if self.lazy is None:
+            from rootless.images.lazy import LazyImages
+
+            socket = self._settings.runtime_dir / "lazy.sock"
+            self.lazy = LazyImages(self.layout, socket, lambda: self.access, nursery)
+        return self.lazy
+
     async def push(
         self, image: Image, wanted: reference.Reference, auth: Mapping[str, str] | None, progress: Progress
     ) -> str:
@@ -215,7 +251,7 @@ class Images:
         """How registries are reached, by settings and environment."""
         from rootless.registry.access import Access
 
-        return Access.of(self._settings, os.environ)
+        return Access.of(self._settings, os.environ, self._schemes)
 
     async def tag(self, image: Image, repository: str, tag: str) -> None:
         """Give an image a further name, taken from another image if that has it. Raises InvalidParameter."""
@@ -242,6 +278,8 @@ class Images:
         from rootless.images.removing import remove_image
 
         image = self.resolve(text)
+        if self.lazy is not None and self.lazy.cancel(image):
+            return [*({"Untagged": reference.parse(name).familiar} for name in image.names), {"Deleted": image.id}]
         if self.is_host(image):
             raise Conflict("conflict: unable to delete host: it is this machine's own root directory")
         if image.read_only:
@@ -255,7 +293,8 @@ class Images:
     def _use(self, container_id: str, image: Image) -> None:
         with self.layout.changing() as entries:
             own = any(entry["digest"] == image.manifest_digest for entry in entries)
-            if not own and not image.read_only and not self.is_host(image):
+            coming = self.lazy is not None and image.id in self.lazy.images
+            if not own and not coming and not image.read_only and not self.is_host(image):
                 raise NotFound(f"No such image: {image.id}")
             self.uses.add(container_id, image.id)
 

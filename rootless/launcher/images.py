@@ -101,7 +101,11 @@ class Images:
                     resume=resume,
                 )
                 return
-            tree = fuse_overlay.open_tree(Path(request.tree), [Path(layer) for layer in request.layers])
+            layers = [Path(layer) for layer in request.layers]
+            tree = fuse_overlay.open_tree(Path(request.tree), layers)
+            if request.kind == "lazy":
+                fuse_overlay.serve_lazy_tree(image.fuse_fd, tree, layers, id_count=self._id_count, resume=resume)
+                return
             fuse_overlay.serve_tree(image.fuse_fd, tree, id_count=self._id_count, resume=resume)
 
         keep = [image.fuse_fd] + ([image.journal_fd] if image.journal_fd >= 0 else [])

@@ -40,9 +40,10 @@ class Access:
     attempts: int = 6
     connect_seconds: float = 15.0
     read_seconds: float = 60.0
+    found: dict[str, str] = field(default_factory=dict, compare=False)  # host -> scheme it has answered with
 
     @classmethod
-    def of(cls, settings: Settings, environment: Mapping[str, str]) -> Access:
+    def of(cls, settings: Settings, environment: Mapping[str, str], found: dict[str, str] | None = None) -> Access:
         return cls(
             frozenset(settings.insecure_registries),
             settings.registries,
@@ -50,6 +51,7 @@ class Access:
             settings.policy or Policy(),
             environment,
             certificate_directories(environment),
+            found={} if found is None else found,
         )
 
     def is_insecure(self, host: str) -> bool:

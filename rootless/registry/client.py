@@ -44,7 +44,9 @@ class Registry:
     def __init__(self, access: Access, endpoint: Endpoint, auth: Mapping[str, str] | None) -> None:
         self.host = endpoint.host
         self.patience = Patience(access.backoff_seconds, access.attempts)
-        self._schemes = endpoint.schemes
+        found = access.found.get(endpoint.host, "")
+        self._schemes = tuple(sorted(endpoint.schemes, key=lambda scheme: scheme != found))
+        self._found = access.found
         self._base = ""  # once it has answered
         self._transport = Transport(access)
         self._authorization = Authorization(self._transport, self.host, None if endpoint.mirror else auth)
@@ -124,6 +126,7 @@ class Registry:
                     raise
                 continue
             self._base = base
+            self._found[self.host] = base.partition(":")[0]
             return answer
         raise AssertionError("unreachable")
 

@@ -66,8 +66,14 @@ class FaultyRegistry:
         self._server.shutdown()
         self._server.server_close()
 
-    def add(self, tag: str, layers: list[tuple[bytes, bytes, str]], config: bytes = b"") -> str:
-        """An image of (plain tar, packed, media type); returns its manifest's digest."""
+    def add(
+        self,
+        tag: str,
+        layers: list[tuple[bytes, bytes, str]],
+        config: bytes = b"",
+        annotations: dict[str, str] | None = None,
+    ) -> str:
+        """An image of (plain tar, packed, media type), each layer annotated; returns its manifest's digest."""
         config = config or config_of([plain for plain, _, _ in layers])
         for data in (config, *(packed for _, packed, _ in layers)):
             self.blobs[sha256(data)] = data
@@ -75,7 +81,7 @@ class FaultyRegistry:
             "schemaVersion": 2,
             "mediaType": MANIFEST,
             "config": descriptor(config, "application/vnd.oci.image.config.v1+json"),
-            "layers": [descriptor(packed, kind) for _, packed, kind in layers],
+            "layers": [{**descriptor(packed, kind), "annotations": annotations or {}} for _, packed, kind in layers],
         }
         data = json.dumps(manifest).encode()
         self.manifests[tag] = self.manifests[sha256(data)] = data

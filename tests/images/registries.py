@@ -216,6 +216,5 @@ def push(archive: bytes, target: str, tmp_path: Path, *options: str) -> None:
     logins = tmp_path / "no-logins.json"  # else it looks in /run/containers, which root's podman may have closed
     logins.write_text("{}")
     command = ["skopeo", "copy", "--insecure-policy", "--dest-tls-verify=false", f"--authfile={logins}", *options]
-    subprocess.run(
-        [*command, f"docker-archive:{file}", f"docker://{target}"], check=True, capture_output=True, timeout=60
-    )
+    done = subprocess.run([*command, f"docker-archive:{file}", f"docker://{target}"], capture_output=True, timeout=60)
+    assert done.returncode == 0, done.stderr.decode()

@@ -1,0 +1,389 @@
+"""Images that are started before they are here (`run --pull lazy`): the tree comes at once, what is read is fetched
+when it is read, the rest follows in the background as an ordinary pull does.
+
+    lazy/<packed digest>/    a lazy layer (fuse_overlay.layers.lazy), for the containers that were started with it
+    lazy/tree-<chain id>     the tree over such layers
+    lazy/pull-<chain id>     a pull that is not over: the name and the platform, for the next engine
+
+Every chunk is verified against its table of contents, and that against the manifest. An image is in no index.json
+before all of it is here: until then this engine alone knows it. Layers must be zstd:chunked or eStargz, and the
+registry must serve ranges; what is not is pulled in the ordinary way."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import sys
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import trio
+
+from fuse_overlay import LayerError, LazyContent, merge_tree, write_lazy_layer
+from rootless.images import pulling, toc
+from rootless.images.image import Image
+from rootless.images.pulling import Found, opened
+from rootless.images.storing import Progress, explained, parse_json
+from rootless.model import platforms, reference
+from rootless.model.errors import InvalidParameter, NotFound, RootlessError
+from rootless.model.platforms import Platform
+from rootless.model.reference import Reference
+from rootless.registry.access import Access
+from rootless.registry.repository import Repository
+from rootless.store import files
+from rootless.store.layout import Layout, chain_id, hex_of
+
+QUIET_SECONDS = 1.5  # nobody has read anything new for so long: then the background's turn begins
+RETRY_SECONDS = 15.0
+PARTS_AT_ONCE = 6
+AROUND_BYTES = 192 << 10  # in one request: a fraction of what a round trip costs
+Auth = Mapping[str, str]
+
+
+class NotLazy(Exception):
+    """This image can only be pulled as a whole."""
+
+
+@dataclass
+class LazyLayer:
+    """A layer whose contents are fetched as they are asked for."""
+
+    digest: str
+    contents: toc.Contents
+    content: LazyContent
+    repository: Repository
+    coming: dict[int, trio.Event] = field(default_factory=dict)
+
+    async def fetch(self, number: int, limit: trio.CapacityLimiter) -> None:
+        """Have a span here, and its neighbours with it where they cost next to nothing. Raises RootlessError."""
+        if (event := self.coming.get(number)) is not None:
+            await event.wait()
+            if self._is_missing(number):
+                raise RootlessError(f"a part of layer {self.digest} could not be fetched")
+            return
+        if not self._is_missing(number):
+            return
+        numbers = self._around(number)
+        event = trio.Event()
+        self.coming.update(dict.fromkeys(numbers, event))
+        spans = [self.contents.spans[one] for one in numbers]
+        start, end = spans[0].chunks[0].begin, spans[-1].chunks[-1].end
+
+        def put(data: bytes) -> None:
+            for one, span in zip(numbers, spans, strict=True):
+                packed = data[span.chunks[0].begin - start : span.chunks[-1].end - start]
+                self.content.put(one, toc.unpack_span(self.contents.form, span, packed))
+
+        try:
+            async with limit:
+                data = await self.repository.part(self.digest, start, end - start)
+                await trio.to_thread.run_sync(put, data)
+        except OSError as error:
+            raise explained(error) from error
+        finally:
+            for one in numbers:
+                del self.coming[one]
+            event.set()
+
+    def _is_missing(self, number: int) -> bool:
+        begin, end = self.content.spans[number]
+        return bool(self.content.missing(begin, end - begin))
+
+    def _around(self, number: int) -> list[int]:
+        """The spans to fetch in one request: those that lie around one in the blob, as long as that is short."""
+        spans = self.contents.spans
+        first = last = number
+        grown = True
+        while grown:
+            grown = False
+            for one, left, right in ((last + 1, first, last + 1), (first - 1, first - 1, last)):
+                if not 0 <= one < len(spans) or one in self.coming or not self._is_missing(one):
+                    continue
+                length = spans[right].chunks[-1].end - spans[left].chunks[0].begin
+                if 0 < length <= AROUND_BYTES:
+                    first, last, grown = left, right, True
+        return list(range(first, last + 1))
+
+
+@dataclass
+class LazyImage:
+    """One on its way. `layers` are directories, of whole layers and lazy ones."""
+
+    image: Image
+    tree: Path
+    layers: tuple[Path, ...]
+    scope: trio.CancelScope
+    record: Path
+
+
+class LazyImages:
+    """Of one engine. `serve` runs as long as that does."""
+
+    def __init__(self, layout: Layout, socket_path: Path, access: Callable[[], Access], nursery: trio.Nursery) -> None:
+        self._layout = layout
+        self._socket_path = socket_path
+        self._access = access
+        self._nursery = nursery
+        self._directory = layout.root / "lazy"
+        self._layers: dict[str, LazyLayer] = {}
+        self._limit = trio.CapacityLimiter(PARTS_AT_ONCE)
+        self._last_read = 0.0
+        self._listening = False
+        self._beginning = 0  # pulls that have not started yet
+        self._changed = trio.Event()
+        self.images: dict[str, LazyImage] = {}  # by image id
+
+    async def pull(self, wanted: Reference, platform: Platform | None, auth: Auth | None, progress: Progress) -> bool:
+        """Returns when the image can be run; False where it can only be pulled as a whole. Raises what `pull_image`
+        does."""
+        started = trio.Event()
+        failure: list[Exception] = []
+        self._nursery.start_soon(self._run, wanted, platform, auth, progress, started, failure)
+        await started.wait()
+        if failure and isinstance(failure[0], NotLazy):
+            return False
+        if failure:
+            raise failure[0]
+        return True
+
+    def cancel(self, image: Image) -> bool:
+        """Give an image up that is on its way; whether there was one."""
+        found = self.images.pop(image.id, None)
+        if found is None:
+            return False
+        found.scope.cancel()
+        found.record.unlink(missing_ok=True)
+        return True
+
+    def resume(self, *, mounted: bool, auth: Callable[[str], Auth | None]) -> None:
+        """At the engine's start: go on with what another left. `mounted`: containers may still have lazy layers."""
+        if not self._directory.is_dir():
+            return
+        records = list(self._directory.glob("pull-*"))
+        if not mounted:
+            for path in self._directory.iterdir():
+                if path not in records:
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+        for record in records:
+            try:
+                value = json.loads(record.read_bytes())
+                wanted = reference.parse(value["name"])
+                platform = platforms.parse(value["platform"]) if value["platform"] else None
+            except (OSError, ValueError, KeyError, TypeError, RootlessError):
+                record.unlink(missing_ok=True)
+                continue
+            self._nursery.start_soon(self._resume, wanted, platform, auth(wanted.registry), record)
+
+    async def _resume(self, wanted: Reference, platform: Platform | None, auth: Auth | None, record: Path) -> None:
+        try:
+            if not await self.pull(wanted, platform, auth, lambda message: None):
+                record.unlink(missing_ok=True)
+        except RootlessError as error:
+            print(f"lazy pull of {wanted.familiar}: {error.message}", file=sys.stderr)
+
+    # ------------------------------------------------------------------------------------------------ one pull
+    async def _run(
+        self,
+        wanted: Reference,
+        platform: Platform | None,
+        auth: Auth | None,
+        progress: Progress,
+        started: trio.Event,
+        failure: list[Exception],
+    ) -> None:
+        access = self._access()
+        self._beginning += 1
+        try:
+            async with opened(access, access.registry(wanted.registry), wanted, auth) as repository:
+                lazy = await self._begin(access, repository, platform, progress)
+                progress({"status": f"Status: Started lazily: {wanted.familiar}; the rest follows"})
+                self._begun(started)
+                with lazy.scope:
+                    await self._complete(lazy, wanted, platform, auth)
+        except (RootlessError, NotLazy) as error:
+            failure.append(error)
+        except Exception as error:  # a bug must not take the engine with it
+            traceback.print_exc()
+            failure.append(RootlessError(f"internal error: {type(error).__name__}: {error}"))
+        finally:
+            self._begun(started)
+
+    def _begun(self, started: trio.Event) -> None:
+        if not started.is_set():
+            started.set()
+            self._beginning -= 1
+            self._changed.set()
+            self._changed = trio.Event()
+
+    async def _begin(
+        self, access: Access, repository: Repository, platform: Platform | None, progress: Progress
+    ) -> LazyImage:
+        await self._listen()
+        wanted = repository.wanted
+        found = await pulling.find(access, repository, platform, progress)
+        layers: dict[str, Path] = {}
+        try:
+            async with trio.open_nursery() as nursery:
+                for descriptor, diff_id in zip(found.descriptors, found.layers, strict=True):
+                    if self._layout.layer(diff_id).exists():
+                        layers[diff_id] = self._layout.layer(diff_id)
+                    else:
+                        nursery.start_soon(self._open, repository, descriptor, diff_id, layers)
+        except ExceptionGroup as group:
+            error = pulling.first_error(group)
+            if isinstance(error, NotFound | InvalidParameter | LayerError):
+                raise NotLazy(str(error)) from None
+            raise error from None
+        directories = tuple(layers[diff_id] for diff_id in found.layers)
+        return await trio.to_thread.run_sync(self._register, wanted, platform, found, directories)
+
+    async def _open(
+        self, repository: Repository, descriptor: Mapping[str, object], diff_id: str, layers: dict[str, Path]
+    ) -> None:
+        digest, size = str(descriptor["digest"]), int(str(descriptor["size"]))
+        given = descriptor.get("annotations")
+        annotations = given if isinstance(given, dict) else {}
+        place = toc.chunked_place(annotations)
+        if place is None and toc.ESTARGZ_DIGEST in annotations and size > toc.FOOTER_BYTES:
+            footer = await repository.part(digest, size - toc.FOOTER_BYTES, toc.FOOTER_BYTES)
+            place = toc.estargz_place(footer, size, str(annotations[toc.ESTARGZ_DIGEST]))
+        if place is None or place.offset + place.length > size:
+            raise NotFound(f"layer {digest} has no table of contents")
+        data = await repository.part(digest, place.offset, place.length)
+        directory = self._directory / hex_of(digest)
+
+        def make() -> tuple[toc.Contents, LazyContent]:
+            contents = toc.parse(place, data, size)
+            if not directory.exists():
+                self._make(directory, contents, digest)
+            content = LazyContent(directory)
+            if content.spans != [(span.begin, span.end) for span in contents.spans]:
+                raise InvalidParameter(f"{directory} is not of layer {digest}; remove it")
+            return contents, content
+
+        contents, content = await trio.to_thread.run_sync(make)
+        self._layers[directory.name] = LazyLayer(digest, contents, content, repository)
+        layers[diff_id] = directory
+
+    def _make(self, directory: Path, contents: toc.Contents, digest: str) -> None:
+        try:
+            self._directory.mkdir(exist_ok=True)
+            with files.temporary_directory(self._layout.temporary) as staging:
+                made = staging / "lazy"
+                made.mkdir()
+                spans = [(span.begin, span.end) for span in contents.spans]
+                write_lazy_layer(made, contents.members, bytes.fromhex(hex_of(digest)), spans, self._socket_path)
+                with contextlib.suppress(FileExistsError):
+                    os.rename(made, directory)
+        except OSError as error:
+            raise explained(error) from error
+
+    def _register(
+        self, wanted: Reference, platform: Platform | None, found: Found, directories: Sequence[Path]
+    ) -> LazyImage:
+        chain = hex_of(chain_id(found.layers))
+        tree = self._directory / f"tree-{chain}"
+        record = self._directory / f"pull-{chain}"
+        try:
+            self._directory.mkdir(exist_ok=True)
+            tree.unlink(missing_ok=True)
+            merge_tree(directories, tree)
+            said = {"name": wanted.familiar, "platform": str(platform or "")}
+            files.write_file(record, json.dumps(said).encode())
+        except (LayerError, OSError) as error:
+            raise explained(error) from error
+        image = Image(
+            id=f"sha256:{hashlib.sha256(found.config).hexdigest()}",
+            config=parse_json(found.config, "the image's configuration"),
+            manifest_digest=found.manifest.digest,
+            layers=tuple(found.layers),
+            layer_bytes=tuple((directory / "layer.tar").stat().st_size for directory in directories),
+            names=(wanted.name,) if wanted.tag else (),
+            digests=(f"{wanted.repository}@{found.shown}",),
+        )
+        lazy = LazyImage(image, tree, tuple(directories), trio.CancelScope(), record)
+        self.images[image.id] = lazy
+        return lazy
+
+    async def _complete(self, lazy: LazyImage, wanted: Reference, platform: Platform | None, auth: Auth | None) -> None:
+        """The rest, when nobody has asked for anything for a while; again and again until it is here."""
+        self._last_read = trio.current_time()
+        while (left := self._last_read + QUIET_SECONDS - trio.current_time()) > 0:
+            await trio.sleep(left)
+        while True:
+            try:
+                access = self._access()
+                await pulling.pull_image(self._layout, access, wanted, platform, auth, lambda message: None)
+                break
+            except RootlessError as error:
+                print(f"lazy pull of {wanted.familiar}: {error.message}; trying again", file=sys.stderr)
+                await trio.sleep(RETRY_SECONDS)
+        del self.images[lazy.image.id]
+        for diff_id, directory in zip(lazy.image.layers, lazy.layers, strict=True):
+            if (layer := self._layers.get(directory.name)) is not None:
+                await trio.to_thread.run_sync(fill, layer.content, directory, self._layout.layer(diff_id))
+        await trio.to_thread.run_sync(lazy.record.unlink)
+
+    # ------------------------------------------------------------------------------------------------ questions
+    async def _listen(self) -> None:
+        if self._listening:
+            return
+        self._listening = True
+        self._socket_path.unlink(missing_ok=True)
+        listener = trio.socket.socket(trio.socket.AF_UNIX)
+        await listener.bind(str(self._socket_path))
+        listener.listen(128)
+        self._nursery.start_soon(trio.serve_listeners, self._serve, [trio.SocketListener(listener)])
+
+    async def _serve(self, stream: trio.SocketStream) -> None:
+        """One question of an image server: see fuse_overlay.layers.lazy."""
+        async with stream:
+            received = b""
+            while not received.endswith(b"\n"):
+                data = await stream.receive_some(4096)
+                if not data or len(received) > 65536:
+                    return
+                received += data
+            directory, *numbers = received.decode(errors="replace").split()
+            good = await self._fetch(Path(directory).name, numbers)
+            with contextlib.suppress(trio.BrokenResourceError):
+                await stream.send_all(b"\1" if good else b"\0")
+
+    async def _fetch(self, name: str, numbers: Sequence[str]) -> bool:
+        while (layer := self._layers.get(name)) is None and self._beginning:
+            await self._changed.wait()  # an engine that has just been started
+        if layer is None:
+            return False
+        wanted = [int(number) for number in numbers if number.isdecimal()]
+        if len(wanted) != len(numbers) or max(wanted, default=0) >= len(layer.content.spans):
+            return False
+        try:
+            async with trio.open_nursery() as nursery:
+                for number in wanted:
+                    nursery.start_soon(layer.fetch, number, self._limit)
+            return True
+        except ExceptionGroup as group:
+            error = pulling.first_error(group)
+            if not isinstance(error, RootlessError):
+                raise
+            print(f"lazy layer {layer.digest}: {error}", file=sys.stderr)
+            return False
+        finally:
+            self._last_read = trio.current_time()
+
+
+def fill(content: LazyContent, lazy: Path, whole: Path) -> None:
+    """All contents of a lazy layer, from the layer itself now that it is here. Blocking. Raises LayerError, OSError."""
+    from fuse_overlay import contents_in_common
+
+    source = os.open(whole / "layer.tar", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        for at, offset, size in contents_in_common(whole, lazy):
+            content.copy_from(source, at, offset, size)
+    finally:
+        os.close(source)
