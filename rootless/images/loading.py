@@ -50,14 +50,14 @@ class _Reading:
 
     def __init__(self, layout: Layout, staging: Path) -> None:
         self._contents = _Contents(layout, staging)
-        self._unpacker = compression.Unpacker()
+        self._unpacker = compression.Unpacker(self._give)
         self._pipe = _Pipe()
         self._failure: Exception | None = None
         self._thread = threading.Thread(target=self._read, name="load", daemon=True)
         self._thread.start()
 
     def write(self, data: bytes) -> None:
-        self._give(self._unpacker.unpack(data))
+        self._unpacker.unpack(data)
 
     def _give(self, data: bytes) -> None:
         if not self._pipe.write(data):
@@ -65,7 +65,7 @@ class _Reading:
             raise self._failure or RootlessError("the archive is not read any more")
 
     def finish(self, progress: Progress, platform: Platform) -> list[str]:
-        self._give(self._unpacker.finish())
+        self._unpacker.finish()
         self._pipe.end()
         self._thread.join()
         if self._failure is not None:

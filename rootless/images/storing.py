@@ -44,8 +44,8 @@ class LayerBeingStored:
         self.directory = directory
         self.received = 0
         self._packed_hash = hashlib.sha256()
-        self._unpacker = compression.Unpacker()
         self._writer = LayerWriter(directory)
+        self._unpacker = compression.Unpacker(self._writer.write)
 
     @property
     def digest(self) -> str:
@@ -55,16 +55,15 @@ class LayerBeingStored:
     def write(self, data: bytes) -> None:
         self.received += len(data)
         try:
-            unpacked = self._unpacker.unpack(data)
-            if self._unpacker.packed or not unpacked:
+            self._unpacker.unpack(data)
+            if self._unpacker.packed is not False:
                 self._packed_hash.update(data)
-            self._writer.write(unpacked)
         except (LayerError, OSError) as error:
             raise explained(error) from error
 
     def finish(self) -> Layer:
         try:
-            self._writer.write(self._unpacker.finish())
+            self._unpacker.finish()
             return self._writer.finish()
         except (LayerError, OSError) as error:
             raise explained(error) from error

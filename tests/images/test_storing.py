@@ -13,7 +13,7 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rootless.images.compression import Unpacker
+from rootless.images.compression import PIECE_BYTES, Unpacker
 from rootless.images.storing import BATCH_BYTES, write_ahead
 from rootless.model.errors import InvalidParameter
 
@@ -23,12 +23,17 @@ PACKERS: list[Callable[[bytes], bytes]] = [
     lzma.compress,
     zstandard.compress,
     lambda data: gzip.compress(data[: len(data) // 2]) + gzip.compress(data[len(data) // 2 :]),
+    lambda data: zstandard.compress(data[: len(data) // 2]) + zstandard.compress(data[len(data) // 2 :]),
 ]
 
 
 def unpacked(data: bytes, piece: int) -> bytes:
-    unpacker = Unpacker()
-    return b"".join(unpacker.unpack(data[at : at + piece]) for at in range(0, len(data), piece)) + unpacker.finish()
+    came: list[bytes] = []
+    unpacker = Unpacker(came.append)
+    for at in range(0, len(data), piece):
+        unpacker.unpack(data[at : at + piece])
+    unpacker.finish()
+    return b"".join(came)
 
 
 @given(st.binary(max_size=500).map(lambda data: b"tar" + data), st.sampled_from(PACKERS), st.integers(1, 600))
@@ -48,6 +53,16 @@ def test_half_of_something_packed_is_an_error(pack: Callable[[bytes], bytes]) ->
     data = pack(bytes(range(256)) * 20)
     with pytest.raises(InvalidParameter, match=r"truncated|damaged"):
         unpacked(data[: len(data) // 2 - 1], 7)
+
+
+@pytest.mark.parametrize("pack", PACKERS)
+def test_what_comes_out_at_once_is_small_whatever_comes_in(pack: Callable[[bytes], bytes]) -> None:
+    sizes: list[int] = []
+    unpacker = Unpacker(lambda data: sizes.append(len(data)))
+    unpacker.unpack(pack(bytes(50 << 20)))
+    unpacker.finish()
+    assert sum(sizes) == 50 << 20
+    assert max(sizes) <= PIECE_BYTES
 
 
 async def _pieces(sizes: list[int], error: Exception | None = None) -> AsyncIterator[bytes]:
