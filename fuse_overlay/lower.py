@@ -6,12 +6,16 @@ their own, as in overlayfs: writing through one of them leaves the others alone)
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterable
-from typing import Protocol
+from typing import IO, Protocol
 
-from fuse_overlay.layers.index import Row
+from fuse_overlay.layers.index import OPAQUE, SPARSE, WHITEOUT, Row
 from fuse_overlay.layers.store import Tree
+from fuse_overlay.union.merge import WHITED_OUT
 from fuse_overlay.wire import structs as w
+
+_CHUNK = 1 << 20
 
 OVERFLOW_ID = 65534
 
@@ -65,7 +69,9 @@ class TreeLower:
 
     def __init__(self, tree: Tree, number: int, first_inode: int, id_count: int) -> None:
         self.number = number
+        self._tree = tree
         self._index = tree.index
+        self._sparse: tuple[int, IO[bytes]] | None = None
         self._tars = tree.tars
         self._first_inode = first_inode
         self._id_count = id_count
@@ -81,14 +87,15 @@ class TreeLower:
             raise OSError(2, "no such place in the index") from None
 
     def find(self, directory: int, name: bytes) -> int | None:
+        """The tree of the lowest layers has no whiteouts; that of tars above a directory may."""
         row = self._row(directory)[1]
         entry = self._index.entry
         low, high = row.first_dirent, row.first_dirent + row.dirents
         while low < high:
             middle = (low + high) // 2
-            found = entry(middle)[0]
+            found, number = entry(middle)
             if found == name:
-                return middle + 1
+                return WHITED_OUT if number == WHITEOUT else middle + 1
             if found < name:
                 low = middle + 1
             else:
@@ -98,13 +105,17 @@ class TreeLower:
     def entries(self, directory: int) -> Iterable[tuple[bytes, int]]:
         row = self._row(directory)[1]
         entry = self._index.entry
-        return [(entry(at)[0], at + 1) for at in range(row.first_dirent, row.first_dirent + row.dirents)]
+        found = []
+        for at in range(row.first_dirent, row.first_dirent + row.dirents):
+            name, number = entry(at)
+            found.append((name, WHITED_OUT if number == WHITEOUT else at + 1))
+        return found
 
     def mode(self, place: int) -> int:
         return self._row(place)[1].mode
 
     def opaque(self, place: int) -> bool:
-        return False
+        return bool(self._row(place)[1].flags & OPAQUE)
 
     def attributes(self, place: int) -> bytes:
         number, row = self._row(place)
@@ -130,10 +141,8 @@ class TreeLower:
         size = max(0, min(len(view), row.size - offset))
         if not size:
             return 0
-        read = os.preadv(self._tars[row.layer], [view[:size]], row.data_offset + offset)
-        if read != size:
-            raise OSError(5, "the tar is shorter than when it was indexed")
-        return read
+        self._tree.preadv(row, view[:size], offset)
+        return size
 
     def link(self, place: int) -> bytes:
         return self._index.link(self._row(place)[1])
@@ -167,4 +176,22 @@ class TreeLower:
 
     def content(self, place: int) -> tuple[int, int, int]:
         row = self._row(place)[1]
+        if row.flags & SPARSE:
+            return self._spread(place, row), 0, row.size
         return self._tars[row.layer], row.data_offset, row.size
+
+    def _spread(self, place: int, row: Row) -> int:
+        """A sparse file, in the tar only its pieces, as a file with holes; the last one is kept."""
+        if self._sparse is None or self._sparse[0] != place:
+            file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
+            os.ftruncate(file.fileno(), row.size)
+            at = 0
+            for start, length in self._index.segments(row, 0, row.size):
+                while start >= 0 and length:
+                    data = os.pread(self._tars[row.layer], min(length, _CHUNK), start)
+                    if not data:
+                        raise OSError(5, "the tar is shorter than when it was indexed")
+                    start, length, at = start + len(data), length - os.pwrite(file.fileno(), data, at), at + len(data)
+                at += length
+            self._sparse = place, file
+        return self._sparse[1].fileno()

@@ -12,7 +12,7 @@ from fuse_overlay.layers import build, changes
 from fuse_overlay.layers.changes import UPPER, UpperTree
 from fuse_overlay.layers.emit import TarWriter
 from fuse_overlay.layers.entry import OPAQUE_NAME, WHITEOUT_PREFIX, Entry
-from fuse_overlay.layers.index import OPAQUE, Node
+from fuse_overlay.layers.index import OPAQUE, SPARSE, Node, segments
 from fuse_overlay.layers.store import Tree
 
 
@@ -82,7 +82,11 @@ class _Writer:
             self._tar.add(entry)
         elif node.layer != UPPER:
             assert self._tree is not None
-            self._tar.add(entry, self._tree.tars[node.layer], node.data_offset)
+            tar = self._tree.tars[node.layer]
+            if node.flags & SPARSE:
+                self._tar.add_pieces(entry, tar, segments(node.data_offset, node.size, node.link, 0, node.size))
+            else:
+                self._tar.add(entry, tar, node.data_offset)
         else:
             fd = self._scanned.open(node)
             if fd is None:

@@ -113,8 +113,10 @@ class LayerTree:
         return node
 
 
-def merge(lower: Node, upper: Node) -> None:
-    """Put an upper layer's tree on the merged tree of those below, in place. Raises LayerError."""
+def merge(lower: Node, upper: Node, *, lowest: bool = True) -> None:
+    """Put an upper layer's tree on the merged tree of those below, in place. Raises LayerError.
+
+    Not `lowest`: there are further layers below `lower`, so whiteouts and opaque directories are kept."""
     links: dict[int, Node] = {}
     waiting = [(lower, upper)]
     unresolved: list[tuple[Node, bytes, Node]] = []
@@ -125,7 +127,10 @@ def merge(lower: Node, upper: Node) -> None:
         for name, child in above.children.items():
             if child is None:
                 below.children.pop(name, None)
+                if not lowest:
+                    below.children[name] = None
                 continue
+            hides = name in below.children  # whatever it is, it hides what the further layers have
             present = below.children.get(name)
             if child.children is None:
                 if child.mode == 0:
@@ -134,6 +139,8 @@ def merge(lower: Node, upper: Node) -> None:
                     below.children[name] = child
             elif present is None or present.children is None or child.flags & OPAQUE:
                 below.children[name] = made = _bare(child)
+                if not lowest and (hides or child.flags & OPAQUE):
+                    made.flags |= OPAQUE
                 waiting.append((made, child))
             else:
                 _copy_attributes(present, child)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterable
 
 from fuse_overlay.layers.entry import Entry
 from fuse_overlay.layers.tar import BLOCK
@@ -147,6 +148,16 @@ class TarWriter:
         if len(self._buffer) >= BUFFER_BYTES:
             self._flush()
 
+    def add_pieces(self, entry: Entry, source: int, pieces: Iterable[tuple[int, int]]) -> None:
+        """A regular file whose content is `pieces` of `source`, (offset, bytes) each; an offset of -1 is a hole."""
+        self._buffer += header(entry)
+        for offset, size in pieces:
+            if offset >= 0:
+                self._large(size, source, offset)
+            else:
+                self._zeros(size)
+        self._buffer += padding(entry.size)
+
     def add_bytes(self, entry: Entry, content: bytes) -> None:
         """A regular file whose content is at hand; the entry's size is that."""
         entry.size = len(content)
@@ -164,9 +175,12 @@ class TarWriter:
             if not sent:
                 break
             offset += sent
-        while offset < end:
-            self._buffer += bytes(min(end - offset, BUFFER_BYTES))
-            offset += len(self._buffer)
+        self._zeros(end - offset)
+
+    def _zeros(self, size: int) -> None:
+        while size:
+            self._buffer += bytes(min(size, BUFFER_BYTES))
+            size -= min(size, BUFFER_BYTES)
             self._flush()
 
     def _flush(self) -> None:

@@ -173,29 +173,9 @@ class Index:
             yield self.entry(position)
 
     def segments(self, row: Row, offset: int, size: int) -> Iterator[tuple[int, int]]:
-        """The content of a regular file from `offset` on as (place in the tar, bytes); a place of -1 is a hole.
-
-        At most `size` bytes, and none behind the end of the file. Raises IndexError where the map lies."""
-        end = min(offset + size, row.size)
-        if not row.flags & SPARSE:
-            if offset < end:
-                yield row.data_offset + offset, end - offset
-            return
-        stored = row.data_offset
-        for start, length in PIECE.iter_unpack(self.link(row)):
-            if start + length > offset:
-                if offset >= end:
-                    return
-                if start > offset:
-                    yield -1, min(start, end) - offset
-                    offset = start
-                if offset < end:
-                    taken = min(start + length, end) - offset
-                    yield stored + offset - start, taken
-                    offset += taken
-            stored += length
-        if offset < end:
-            yield -1, end - offset
+        """The content of a regular file, see the function of this name."""
+        sparse_map = self.link(row) if row.flags & SPARSE else None
+        return segments(row.data_offset, row.size, sparse_map, offset, size)
 
     def link(self, row: Row) -> bytes:
         return self.heap(row.link_at, row.link_bytes)
@@ -244,6 +224,34 @@ class Index:
             children={} if stat.S_ISDIR(row.mode) else None,
         )
         return node
+
+
+def segments(
+    data_offset: int, file_size: int, sparse_map: bytes | None, offset: int, size: int
+) -> Iterator[tuple[int, int]]:
+    """The content of a regular file from `offset` on as (place in the tar, bytes); a place of -1 is a hole.
+
+    At most `size` bytes, and none behind the end of the file. Raises struct.error where the map is none."""
+    end = min(offset + size, file_size)
+    if sparse_map is None:
+        if offset < end:
+            yield data_offset + offset, end - offset
+        return
+    stored = data_offset
+    for start, length in PIECE.iter_unpack(sparse_map):
+        if start + length > offset:
+            if offset >= end:
+                return
+            if start > offset:
+                yield -1, min(start, end) - offset
+                offset = start
+            if offset < end:
+                taken = min(start + length, end) - offset
+                yield stored + offset - start, taken
+                offset += taken
+        stored += length
+    if offset < end:
+        yield -1, end - offset
 
 
 def attributes(number: int, mode: int, links: int, uid: int, gid: int, size: int, mtime_ns: int, rdev: int) -> bytes:

@@ -120,14 +120,16 @@ def rebuild_tree(tree_path: Path, layer_directories: Sequence[Path], diff_ids: S
     merge_tree(layer_directories, tree_path)
 
 
-def merge_tree(layer_directories: Sequence[Path], tree_path: Path) -> int:
+def merge_tree(layer_directories: Sequence[Path], tree_path: Path, *, lowest: bool = True) -> int:
     """Merge layers, lowest first, into the index of an image; returns its rows. Raises LayerError, OSError.
+
+    Not `lowest`: other layers will be below them, so whiteouts are kept (serve_tree cannot serve such a tree).
 
     Written under a temporary name beside `tree_path`, synced, renamed."""
     temporary = tree_path.with_name(tree_path.name + f".new-{os.getpid()}")
     temporary.unlink(missing_ok=True)
     try:
-        rows = _merge(layer_directories, temporary)
+        rows = _merge(layer_directories, temporary, lowest)
         temporary.rename(tree_path)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -140,10 +142,10 @@ def merge_tree(layer_directories: Sequence[Path], tree_path: Path) -> int:
     return rows
 
 
-def _merge(layer_directories: Sequence[Path], target: Path) -> int:
+def _merge(layer_directories: Sequence[Path], target: Path, lowest: bool) -> int:
     opened = [_open(directory) for directory in layer_directories]
     try:
-        if len(opened) == 1 and opened[0].flags & index.MERGED:
+        if len(opened) == 1 and (opened[0].flags & index.MERGED or not lowest):
             try:
                 os.link(layer_directories[0] / INDEX_NAME, target)  # neither is ever written to
             except OSError:
@@ -153,8 +155,8 @@ def _merge(layer_directories: Sequence[Path], target: Path) -> int:
             return int(opened[0].rows)
         root = Node.directory()
         for number, layer in enumerate(opened):
-            build.merge(root, layer.to_nodes(number))
-        return indexing.write(target, root, [layer.layers[0] for layer in opened], merged=True)
+            build.merge(root, layer.to_nodes(number), lowest=lowest)
+        return indexing.write(target, root, [layer.layers[0] for layer in opened], merged=lowest)
     finally:
         for layer in opened:
             layer.close()

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fuse_overlay import LayerError, Tree, merge_tree, open_tree
+from fuse_overlay import LayerError, Tree, merge_tree, open_tree, write_merged
 from tests.fuse_overlay.test_layers import D, F, S, archive, tree_of, write_layer
 
 Fields = dict[str, object]
@@ -93,6 +93,20 @@ def test_sparse_files_of_gnu_tar(tmp_path: Path, options: list[str], piece: int)
             view = bytearray(length)
             tree.preadv(row, memoryview(view), offset)
             assert view == content[offset : offset + length]
+
+
+def test_a_sparse_file_is_exported_whole(tmp_path: Path) -> None:
+    source, upper = tmp_path / "source", tmp_path / "upper"
+    source.mkdir()
+    upper.mkdir()
+    wanted = sparse_file(source / "f", [(i * 65536, b"y" * 5000) for i in range(1, 9)], 1 << 20)
+    data = subprocess.run(["tar", "-C", source, "-cSf", "-", "f"], check=True, capture_output=True).stdout
+    with open(tmp_path / "whole.tar", "wb") as out:
+        write_merged(upper, opened(tmp_path, data), out.fileno())
+    with tarfile.open(tmp_path / "whole.tar") as whole:
+        content = whole.extractfile("f")
+        assert content is not None
+        assert content.read() == wanted
 
 
 @pytest.mark.parametrize(
