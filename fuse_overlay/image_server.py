@@ -40,10 +40,14 @@ _WANTED = (
 def serve_tree(fuse_fd: int, tree: Tree, *, id_count: int, resume: bool) -> None:
     """Serve until unmounted. `id_count`: ids from there on do not exist in the mount's user namespace and are shown as
     root if it is 1, else as 65534. `resume`: an earlier server has done the INIT. Raises OSError from the device."""
-    device = Device(fuse_fd)
+    serve_tree_on(Device(fuse_fd), tree, id_count=id_count, resume=resume)
+
+
+def serve_tree_on(device: Device, tree: Tree, *, id_count: int, resume: bool) -> None:
+    """The same on a device that is open already."""
     server = ImageServer(device, tree, id_count)
     standby = Standby(device, server.handlers)
-    server.prefetcher = Prefetcher(fuse_fd, tree, standby)
+    server.prefetcher = Prefetcher(device.fd, tree, standby)
     device.serve(server.handlers, resume=resume)
 
 

@@ -58,10 +58,12 @@ class DirectoryLayer:
 
 @dataclass(frozen=True)
 class UnionOptions:
-    """`id_count`: ids from there on do not exist in the mount's user namespace. `volatile`: fsync does nothing."""
+    """`id_count`: ids from there on do not exist in the mount's user namespace. `volatile`: fsync does nothing. `acl`:
+    POSIX ACLs, with which the kernel checks permissions whatever the mount's options say."""
 
     id_count: int = 1
     volatile: bool = False
+    acl: bool = True
 
 
 def serve_union(
@@ -113,6 +115,8 @@ class UnionServer:
         self._tree = UnionTree(lowers, upper)
         self._names = Names(self._tree, device)
         self._init_flags = _WANTED | (w.AUTO_INVAL_DATA if self._tree.live else w.EXPLICIT_INVAL_DATA)
+        if not options.acl:
+            self._init_flags &= ~w.POSIX_ACL
         self._files = files = Files(self._tree, device, volatile=options.volatile)
         upper.clear_work()
         self._handlers: dict[int, Handler] = {
