@@ -14,6 +14,7 @@ import trio
 
 from rootless import __version__
 from rootless.api import (
+    browsing,
     container_files,
     containers,
     errors,
@@ -32,7 +33,7 @@ from rootless.model.errors import RootlessError
 
 Handler = Callable[[Engine, Request, dict[str, str]], Awaitable[Response | StreamResponse | None]]
 
-_RESOURCES = (system, containers, container_files, streams, execs, images, registry, networks, volumes)
+_RESOURCES = (system, containers, container_files, streams, execs, images, registry, networks, volumes, browsing)
 _ROUTES: list[tuple[str, str, Handler]] = [row for resource in _RESOURCES for row in resource.ROUTES]
 _ROUTER: Router[Handler] = Router(_ROUTES)
 _HEADERS = {

@@ -23,6 +23,7 @@ CONTAINER = {
     "ls": Entry("ps", "List containers"),
     "list": Entry("ps", "List containers", hidden=True),
     "ps": Entry("ps", "List containers", hidden=True),
+    "mount": Entry("container_mount", "Mount containers' file systems where you can look inside"),
     "pause": Entry("pause", "Freeze all processes of containers"),
     "port": Entry("port", "Show the published ports of a container"),
     "prune": Entry("container_prune", "Remove all containers that do not run"),
@@ -34,6 +35,8 @@ CONTAINER = {
     "start": Entry("start", "Start containers that do not run"),
     "stop": Entry("stop", "Stop containers: their stop signal, then SIGKILL"),
     "top": Entry("top", "Show the processes of a container"),
+    "unmount": Entry("container_unmount", "Unmount them"),
+    "umount": Entry("container_unmount", "Unmount them", hidden=True),
     "unpause": Entry("unpause", "Let frozen containers go on"),
     "wait": Entry("wait", "Wait until containers end, print their exit codes"),
 }
@@ -43,6 +46,7 @@ IMAGE = {
     "inspect": Entry("image_inspect", "Show everything about images, as JSON"),
     "load": Entry("load", "Load images from an archive"),
     "ls": Entry("images", "List images"),
+    "mount": Entry("image_mount", "Mount images where you can look inside"),
     "list": Entry("images", "List images", hidden=True),
     "prune": Entry("image_prune", "Remove images nobody needs"),
     "pull": Entry("pull", "Get an image from a registry"),
@@ -51,6 +55,8 @@ IMAGE = {
     "remove": Entry("rmi", "Remove images", hidden=True),
     "save": Entry("save", "Write images to an archive"),
     "tag": Entry("tag", "Give an image a further name"),
+    "unmount": Entry("image_unmount", "Unmount them"),
+    "umount": Entry("image_unmount", "Unmount them", hidden=True),
 }
 MANIFEST = {
     "annotate": Entry("manifest_annotate", "Say more about an image of a local list"),

@@ -93,7 +93,7 @@ class ContainerFiles:
 
     async def _request(self, container: Container, action: str, path: str, replace: bool) -> messages.WorkOnFiles:
         image = self._images.resolve(container.record.image_id)
-        source = self._images.source(image)
+        source = await self._images.sound_source(image)
         lower = ""
         if action in ("stat", "read", "write"):
             if not container.running:

@@ -170,7 +170,7 @@ class Containers:
         neighbour = self._network_of(record)
         async with Start(self.link, self.networks, container) as start:
             driver = await self.storage.driver(record)
-            lower = await start.lower(self._images.source(image), driver)
+            lower = await start.lower(await self._images.sound_source(image), driver)
             joined, guests = await start.network()
             bound = start.bind(joined)
             if neighbour is None:

@@ -12,6 +12,7 @@ from typing import Any
 import trio
 
 from rootless import __version__
+from rootless.engine.browsing import Browsing
 from rootless.engine.container import Container
 from rootless.engine.container_files import ContainerFiles
 from rootless.engine.containers import Containers
@@ -50,6 +51,7 @@ class Engine:
         self.networks.find = self.containers.find
         self.files = ContainerFiles(self.images, self.containers.records, self.link)
         self.storage = self.containers.storage = Storage(settings, self.link)
+        self.browsing = Browsing(settings, self.images, self.containers.records, self.link)
         self.containers.link = self.execs.link = self.link
         self.containers.networks = self.networks
         self.nursery = nursery

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from rootless.images import host
+from rootless.images import host, mending
 from rootless.images.image import Image, ImageSource
 from rootless.images.importing import ImportRequest, import_archive
 from rootless.images.storing import Progress, diff_ids, name_of, place_image, place_name
@@ -131,6 +131,15 @@ class Images:
             return ImageSource(f"lazy-{lazy.tree.name[-27:]}", "lazy", lazy.tree, lazy.layers)
         tree = self.layout.tree(image.layers)
         return ImageSource(tree.name[:32], "tree", tree, tuple(self.layout.layer(layer) for layer in image.layers))
+
+    async def sound_source(self, image: Image) -> ImageSource:
+        """The same, its indexes made anew where they are missing, damaged or of another version. Looking costs 0.1 ms.
+
+        Raises RootlessError where they cannot be."""
+        source = self.source(image)
+        if source.kind == "tree" and not mending.is_sound(source, image.layers):
+            await trio.to_thread.run_sync(mending.mend, source, image.layers)
+        return source
 
     def forget(self) -> None:
         """Look at every image anew: blobs have been mended."""
