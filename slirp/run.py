@@ -1,7 +1,7 @@
 """The network process: one loop over its TAPs, its sockets and its control socket. A switch, with a router behind it.
 
 Frames between guests go from TAP to TAP with their virtio header as they are. Commands come as JSON datagrams with
-descriptors, each is answered with one:
+descriptors, each is answered with one; one over 60 kB comes as {"type": "Memfd"} and a descriptor of it before others:
 
     {"type": "Attach", "endpoint_id", "mac", "address4", "address6", "names", "private_names", "resolvers"} + TAP
     {"type": "Names", "endpoint_id", "names", "private_names", "resolvers"}
@@ -12,7 +12,7 @@ descriptors, each is answered with one:
     {"type": "Unpublish", "publish_id"}
     {"type": "Ping"}               -> {"ok": true, "unconfined": what it could not give up before the first packet}
 
-Answers are {"ok": true} or {"error": …}."""
+Answers are {"ok": true} or {"error": …}, with "gone": true where the endpoint is not there."""
 
 from __future__ import annotations
 
@@ -35,6 +35,7 @@ from slirp.stack.switch import claims_only
 
 MAX_FRAME = HEADER_BYTES + 14 + 65536
 FRAME_BATCH = 16
+MAX_COMMAND = 16 << 20  # bytes, in a memfd
 _ETHERNET_BYTES = 14
 
 
@@ -42,6 +43,10 @@ def run_network(config: NetworkConfig, control: socket.socket) -> None:
     """Serve until the control socket ends."""
     _allow_many_descriptors()
     Network(config, control).run()
+
+
+class UnknownEndpoint(Exception):
+    """A command about a guest that has gone, perhaps just now."""
 
 
 class Network:
@@ -82,7 +87,12 @@ class Network:
             self._leaving = True
             return
         try:
-            answer = self._handle(json.loads(data), list(descriptors))
+            command = json.loads(data)
+            if command.get("type") == "Memfd" and descriptors:
+                command = json.loads(_content(descriptors.pop(0)))
+            answer = self._handle(command, list(descriptors))
+        except UnknownEndpoint as error:
+            answer = {"error": str(error), "gone": True}
         except (ValueError, KeyError, TypeError, OSError) as error:
             answer = {"error": f"{type(error).__name__}: {error}"}
         self._control.send(json.dumps(answer).encode())
@@ -93,17 +103,14 @@ class Network:
             self._attach(command, descriptors[0])
             return {"ok": True}
         if kind == "Publish" and len(descriptors) == 1:
-            endpoint = self._endpoints[command["endpoint_id"]]
-            self._router.published.publish(
-                command["publish_id"], endpoint, int(command["guest_port"]), command["protocol"], descriptors[0]
-            )
+            self._publish(command, descriptors[0])
             return {"ok": True}
         for fd in descriptors:
             os.close(fd)
         if kind == "Names":
-            self._name(self._endpoints[command["endpoint_id"]], command)
+            self._name(self._endpoint(command), command)
         elif kind == "Reset":
-            self._router.reset(self._endpoints[command["endpoint_id"]], command["flows"])
+            self._router.reset(self._endpoint(command), command["flows"])
         elif kind == "Forbid":
             self._router.forbid([str(subnet) for subnet in command["subnets"]])
         elif kind == "Detach":
@@ -115,6 +122,23 @@ class Network:
         else:
             raise ValueError(f"unknown command {kind!r}")
         return {"ok": True}
+
+    def _endpoint(self, command: dict[str, Any]) -> Endpoint:
+        """Raises UnknownEndpoint."""
+        endpoint = self._endpoints.get(command["endpoint_id"])
+        if endpoint is None:
+            raise UnknownEndpoint(f"endpoint {command['endpoint_id']} is not on the network")
+        return endpoint
+
+    def _publish(self, command: dict[str, Any], fd: int) -> None:
+        """Raises ValueError, KeyError, UnknownEndpoint; the descriptor is closed then."""
+        try:
+            endpoint, publish_id = self._endpoint(command), str(command["publish_id"])
+            guest_port, protocol = int(command["guest_port"]), str(command["protocol"])
+        except BaseException:
+            os.close(fd)
+            raise
+        self._router.published.publish(publish_id, endpoint, guest_port, protocol, fd)
 
     def _attach(self, command: dict[str, Any], tap: int) -> None:
         """Raises ValueError; the descriptor is closed then."""
@@ -196,6 +220,16 @@ class Network:
             elif self._config.guests_meet and (other_port := self._by_mac.get(bytes(destination))) is not None:
                 other_port.write([view[:length]])
         router.flush()
+
+
+def _content(fd: int) -> bytes:
+    """Of a memfd that holds a command too long for a datagram; the descriptor is closed. Raises ValueError."""
+    with open(fd, "rb") as file:
+        file.seek(0)  # its position came with it
+        data = file.read(MAX_COMMAND + 1)
+    if len(data) > MAX_COMMAND:
+        raise ValueError("the command is too long")
+    return data
 
 
 def _allow_many_descriptors() -> None:

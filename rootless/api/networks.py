@@ -86,15 +86,12 @@ async def disconnect(engine: Engine, request: Request, parameters: dict[str, str
 
 async def prune(engine: Engine, request: Request, parameters: dict[str, str]) -> Response:
     wanted = filters_module.parse(request.query.get("filters", ""), ("label", "label!", "until"))
-    try:
-        until = clock.query_time((wanted.get("until") or [""])[0])
-    except ValueError as error:
-        raise InvalidParameter(str(error)) from None
+    until = _until(wanted.get("until") or [])
     removed = []
     for network in list(engine.networks.store.by_id.values()):
         if network.name in PREDEFINED or _used(engine, network) or engine.networks.memberships.of_network(network.name):
             continue
-        if until is not None and clock.nanoseconds(network.created) > until:
+        if until is not None and clock.nanoseconds(network.created) / 1e9 > until:
             continue
         if not filters_module.labels_match(wanted.get("label", []), network.labels):
             continue
@@ -104,6 +101,19 @@ async def prune(engine: Engine, request: Request, parameters: dict[str, str]) ->
         await engine.networks.stop(network)
         removed.append(network.name)
     return json_response({"NetworksDeleted": removed})
+
+
+def _until(values: list[str]) -> float | None:
+    """Unix seconds."""
+    if not values:
+        return None
+    import time
+
+    from rootless.model.moments import query_moment  # as in images.selection: fractions are 2 ms
+
+    if len(values) != 1:
+        raise InvalidParameter("more than one until filter specified")
+    return float(query_moment(values[0], time.time()) or 0)
 
 
 ROUTES = [

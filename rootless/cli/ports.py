@@ -44,7 +44,7 @@ def _add(bindings: Bindings, specification: str) -> None:
     if not numbers:
         raise InvalidParameter(f"no port specified: {specification}<empty>")
     first, last = _range(numbers, "containerPort")
-    if not host:
+    if host in ("", "0"):  # a free one
         for number in range(first, last + 1):
             bindings.setdefault(f"{number}/{protocol}", []).append({"HostIp": address, "HostPort": ""})
         return

@@ -5,6 +5,7 @@ What is on disk is in `network_store`, who has which address in `memberships`; t
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -20,7 +21,7 @@ from rootless.engine.network_store import NetworkStore
 from rootless.engine.published import BoundPort, close_ports
 from rootless.engine.record import Record
 from rootless.launcher import messages
-from rootless.launcher.client import Launcher
+from rootless.launcher.client import Launcher, LaunchFailure
 from rootless.model.endpoints import CONTAINER, endpoints_of, mode_of, settings_of
 from rootless.model.errors import Conflict, Forbidden, InvalidParameter, NotFound, RootlessError
 from rootless.model.networks import BINDING_OPTION, HOST, ICC_OPTION, NONE, Network
@@ -158,10 +159,15 @@ class Networks:
         if member is None or member.network.internal or member.network.pool4 is None:
             return []
         wanted = published.publications_of(record.host_config, record.config.get("ExposedPorts") or {})
-        return published.bind(wanted, member.network.options.get(BINDING_OPTION, ""))
+        try:
+            return published.bind(wanted, member.network.options.get(BINDING_OPTION, ""))
+        except RootlessError as error:
+            endpoint = f"{record.name} ({member.endpoint_id})"
+            words = f"driver failed programming external connectivity on endpoint {endpoint}: {error.message}"
+            raise type(error)(words) from error
 
     async def publish(self, joined: Joined, bound: Sequence[BoundPort]) -> None:
-        """Give the sockets to the network. Raises LaunchFailure."""
+        """Give the sockets to the network; in vain where the container has ended already. Raises LaunchFailure."""
         member = joined.way_out
         for index, port in enumerate(bound if member else ()):
             assert member is not None
@@ -177,7 +183,12 @@ class Networks:
                 "host_port": wanted.host_port,
             }
             message = messages.NetworkCommand(member.network.id, command, key=key)
-            await self._link.request(message, [port.socket.fileno()])
+            try:
+                await self._link.request(message, [port.socket.fileno()])
+            except LaunchFailure as failure:
+                if failure.errno != errno.ESRCH:
+                    raise
+                break  # it has ended already
         close_ports(bound)
 
     # ------------------------------------------------------------------------------------------------ while it runs

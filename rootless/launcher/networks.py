@@ -4,6 +4,7 @@ The launcher does not read the commands; it repeats what was kept under a key. O
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -152,7 +153,8 @@ class Networks:
         except (OSError, ValueError) as error:
             raise LaunchRefused("network", getattr(error, "errno", 0) or 5, f"network process: {error}") from error
         if not isinstance(answer, dict) or "error" in answer:
-            raise LaunchRefused("network", 22, f"network process: {answer.get('error', 'bad answer')}")
+            number = errno.ESRCH if isinstance(answer, dict) and answer.get("gone") else errno.EINVAL
+            raise LaunchRefused("network", number, f"network process: {answer.get('error', 'bad answer')}")
         return answer
 
     def stop_all(self) -> None:

@@ -71,19 +71,21 @@ class _Start:
 class Processes:
     """All containers and execs of this launcher.
 
-    `on_exit(process)` is called once for every started process that ended; `on_tap(network, fd)` for every network
-    device a container made (the descriptor is the callee's)."""
+    `on_exit(process)` is called once for every started process that ended, `on_failure(process)` for one that never
+    came to its command; `on_tap(network, fd)` for every network device a container made (the descriptor is the
+    callee's)."""
 
     def __init__(
         self,
         context: ChildContext,
         idmap: IdMap,
         on_exit: Callable[[Process], None],
+        on_failure: Callable[[Process], None],
         on_tap: Callable[[GuestNetwork, int], None],
     ) -> None:
         self._context = context
         self._idmap = idmap
-        self._on_exit = on_exit
+        self._on_exit, self._on_failure = on_exit, on_failure
         self._on_tap = on_tap
         self.by_id: dict[str, Process] = {}
         self._by_pid: dict[int, Process] = {}
@@ -216,6 +218,7 @@ class Processes:
                 self._on_exit(process)
             return
         self._drop(process)
+        self._on_failure(process)
         failure = start.failure or {"step": "start", "errno": 0, "message": "the new process was killed"}
         start.refuse(
             str(failure.get("step")),

@@ -68,7 +68,7 @@ class Launcher:
         self._connections: dict[int, _Connection] = {}
         self._engine: _Connection | None = None
         self._removals: dict[int, tuple[_Connection, int, str]] = {}
-        self._processes = Processes(context, idmap, self._exited, self._attach_tap)
+        self._processes = Processes(context, idmap, self._exited, self._detach_all, self._attach_tap)
         self._images = Images(mounts_directory, idmap.count, context.syscalls, self._run)
         self._unions = Unions(mounts_directory, idmap.count, context.syscalls, self._run)
         self._networks = Networks(self._run, self._connections_of)
@@ -474,9 +474,12 @@ class Launcher:
     def _exited(self, process: Process) -> None:
         if process.kind == "container":
             self._unions.unmount(process.process_id)
+        self._detach_all(process)
+        self._event(_exited(process))
+
+    def _detach_all(self, process: Process) -> None:
         for network in process.networks if process.kind == "container" else ():
             self._detach(network.network_id, network.endpoint_id)
-        self._event(_exited(process))
 
     def _attach_tap(self, network: GuestNetwork, tap: int) -> None:
         command: dict[str, object] = {

@@ -14,7 +14,7 @@ import socket
 import struct
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from dataclasses import dataclass, field
 
 from slirp.host import batches
 from slirp.host.endpoint import Endpoint
@@ -49,18 +49,21 @@ class _Mapping:
         self.senders: dict[bytes, tuple[bytes, int] | None] = {}  # raw name -> how the guest sees it; None: a stranger
 
 
-class _Peer(NamedTuple):
+@dataclass
+class _Peer:
     """A client of a published port; `asked_at` makes answers leave from the address that it has asked."""
 
     socket: socket.socket
     address: tuple[str, int]
     asked_at: list[batches.Ancillary]
+    last_used: float = field(compare=False)
 
 
 class _Route:
-    """Where datagrams with certain addresses and ports go: `mapping` is None for answers from a published port."""
+    """Where datagrams with certain addresses and ports go: `mapping` is None for answers from a published port, which
+    go to a `peer`."""
 
-    __slots__ = ("ancillary", "endpoint", "mapping", "socket", "target")
+    __slots__ = ("ancillary", "endpoint", "mapping", "peer", "socket", "target")
 
     def __init__(
         self,
@@ -69,9 +72,10 @@ class _Route:
         target: tuple[str, int],
         mapping: _Mapping | None,
         ancillary: list[batches.Ancillary],
+        peer: _Peer | None = None,
     ) -> None:
         self.endpoint, self.socket, self.target, self.mapping = endpoint, sock, target, mapping
-        self.ancillary = ancillary
+        self.ancillary, self.peer = ancillary, peer
 
 
 class Datagrams:
@@ -167,12 +171,14 @@ class Datagrams:
             mapping.last_used = time.monotonic()
             if failure in (errno.ENETUNREACH, errno.EHOSTUNREACH):
                 self._tell(mapping, route.target, icmp.HOST_UNREACHABLE, 0, parts[0][: self._segment_bytes])
+        elif route.peer is not None:
+            route.peer.last_used = time.monotonic()
 
     def _find(self, endpoint: Endpoint, packet: Packet, datagram: udp.Datagram) -> _Route | None:
         port, remote_port = datagram.source_port, datagram.destination_port
         peer = self._peers.get((packet.source, port), {}).get((packet.destination, remote_port))
         if peer is not None:
-            route = _Route(endpoint, peer.socket, peer.address, None, peer.asked_at)
+            route = _Route(endpoint, peer.socket, peer.address, None, peer.asked_at, peer)
         else:
             target = self._target(packet.destination, remote_port)
             if target is None:
@@ -293,8 +299,13 @@ class Datagrams:
     def unpublish(self, endpoint: Endpoint, guest_port: int, sock: socket.socket) -> None:
         self._poller.remove(sock.fileno())
         self._forget_routes()
+        self._keep_peers(lambda peer: peer.socket is not sock)
+
+    def _keep_peers(self, keeps: Callable[[_Peer], bool]) -> None:
         for guest, peers in list(self._peers.items()):
-            kept = {key: peer for key, peer in peers.items() if peer.socket is not sock}
+            kept = {key: peer for key, peer in peers.items() if keeps(peer)}
+            if len(kept) != len(peers):
+                self._forget_routes()
             if kept:
                 self._peers[guest] = kept
             else:
@@ -312,8 +323,11 @@ class Datagrams:
                 continue
             peers = self._peers.setdefault((guest, guest_port), {})
             key = remote, address[1]
-            peer = _Peer(sock, address, _asked_at(ancillary))
-            if peers.pop(key, None) != peer:
+            peer = _Peer(sock, address, _asked_at(ancillary), time.monotonic())
+            known = peers.pop(key, None)
+            if known == peer:
+                known.last_used, peer = peer.last_used, known
+            else:
                 self._forget_routes()
                 if len(peers) >= MAX_PEERS:
                     del peers[next(iter(peers))]  # the one heard of longest ago
@@ -328,6 +342,7 @@ class Datagrams:
         for key, mapping in list(self._mappings.items()):
             if now - mapping.last_used > IDLE_SECONDS:
                 self._drop(key, mapping)
+        self._keep_peers(lambda peer: now - peer.last_used <= IDLE_SECONDS)
 
     def forget(self, endpoint: Endpoint) -> None:
         for key, mapping in list(self._mappings.items()):

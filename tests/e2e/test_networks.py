@@ -8,9 +8,11 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
+from tests.busybox import busybox_tar
 from tests.e2e.conftest import Installation
 from tests.e2e.test_survival import own_processes
 
@@ -70,6 +72,15 @@ def test_connect_and_disconnect_a_running_container(rootless: Installation, net:
     inside(rootless, f"{net}-a", f"ping -c1 -w5 {net}-b")
     rootless("restart", "-t", "0", f"{net}-a")
     assert "10.199.0.77/24" in inside(rootless, f"{net}-a", "ip -4 addr show eth0")
+
+
+def test_a_container_that_could_not_start_is_on_no_network(rootless: Installation, net: str) -> None:
+    rootless("network", "create", net)
+    rootless("run", "-d", "--name", f"{net}-a", "--network", net, *SLEEP)
+    rootless("run", "--name", f"{net}-b", "--network", net, "-p", "28300:80", "busybox", "/no/such/command", check=127)
+    assert rootless("exec", f"{net}-a", "nslookup", f"{net}-b", check=None).returncode != 0
+    assert rootless.out("network", "inspect", "-f", "{{len .Containers}}", net) == "1"
+    rootless("run", "--rm", "-p", "28300:80", "busybox", "true")
 
 
 def test_a_network_shared_with_another_container(rootless: Installation, net: str) -> None:
@@ -201,3 +212,57 @@ def _until(holds: Callable[[], bool]) -> None:
     while not holds():
         assert time.monotonic() < end
         time.sleep(0.05)
+
+
+def test_published_ports(rootless: Installation, net: str) -> None:
+    ports = ("-p", "127.0.0.1:28100-28101:80-81", "-p", "28110-28119:90/udp", "-p", "0:91", "-P", "--expose", "70")
+    rootless("run", "-d", "--name", f"{net}-a", *ports, *SLEEP)
+    rows = rootless.out("port", f"{net}-a").splitlines()
+    assert rows[2:4] == ["80/tcp -> 127.0.0.1:28100", "81/tcp -> 127.0.0.1:28101"]
+    assert rows[4].startswith("90/udp -> 0.0.0.0:281")
+    assert {row.partition(" ")[0] for row in rows} == {"70/tcp", "80/tcp", "81/tcp", "90/udp", "91/tcp"}
+
+    def refused(*ports: str) -> str:
+        options = [word for port in ports for word in ("-p", port)]
+        return rootless("run", "--rm", *options, "busybox", "true", check=125).stderr.decode()
+
+    assert "external connectivity on endpoint" in refused("28100:80")
+    assert "port is already allocated" in refused("28100:80")
+    assert "only tcp and udp" in refused("80/sctp")
+    for wrong in ("x:80", "80:x", "70000:80", "8000-8002:80-81", "[::1:80", "80/foo"):
+        assert "invalid" in refused(wrong), wrong
+    if int(Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").read_text()) > 81:
+        assert "sysctl net.ipv4.ip_unprivileged_port_start=81" in refused("81:80")
+    rootless("rm", "-f", f"{net}-a")
+    rootless(
+        "run", "--rm", "-p", "28100:80", "busybox", "true"
+    )  # free at once, and nothing is left of what was refused
+
+
+def test_the_hosts_loopback_is_reached_where_that_is_allowed(fresh: Installation) -> None:
+    (fresh.home / "config.toml").write_text("host_loopback = true\n")
+    fresh("import", "-c", 'CMD ["/bin/sh"]', "-", "busybox", stdin=busybox_tar())
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        for name in ("host.docker.internal", "host.containers.internal"):
+            fresh("run", "--rm", "busybox", "nc", "-w", "3", name, str(port), "-e", "true")
+        fresh("run", "--rm", "--add-host", "up:host-gateway", "busybox", "nc", "-w", "3", "up", str(port), "-e", "true")
+
+
+def test_prune_spares_the_young(rootless: Installation, net: str) -> None:
+    rootless("network", "create", net)
+    assert net not in rootless.out("network", "prune", "-f", "--filter", "until=1h")
+    assert net in rootless.out("network", "prune", "-f", "--filter", "until=0s")
+
+
+def test_ipv6(rootless: Installation, net: str) -> None:
+    rootless("network", "create", "--ipv6", "--subnet", "fd00:a5::/64", net)
+    rootless("run", "-d", "--name", f"{net}-a", "--network", net, "--ip6", "fd00:a5::77", "-p", "28200:80", *SLEEP)
+    rootless("exec", "-d", f"{net}-a", "nc", "-ll", "-p", "80", "-e", "cat")
+    script = f"ping -6 -c1 -w5 {net}-a && nslookup -type=AAAA {net}-a && ip -6 route"
+    said = rootless.out("run", "--rm", "--network", net, "busybox", "sh", "-c", script)
+    assert "Address: fd00:a5::77" in said
+    assert said.count("default") == 1
+    with socket.create_connection(("::1", 28200), 10) as client:
+        assert echoed(client, b"over ipv6") == b"over ipv6"
+    assert "fd00:a5::77/64" in rootless.out("network", "inspect", net)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import ipaddress
 import socket
 import struct
+from pathlib import Path
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from slirp.config import NetworkConfig
+from slirp.host.resolvers import Resolvers
 from slirp.stack.leases import Leases
 from slirp.stack.names import Names
 from slirp.wire import dhcp, dns
@@ -144,3 +146,18 @@ def test_any_bytes_as_dhcp(data: bytes, cookie: bool) -> None:
     data = ask(dhcp.DISCOVER)[:240] + data if cookie else data
     leases().answer(data, MAC, FOUR, [])
     leases().answer6(data)
+
+
+# ------------------------------------------------------------------------------------------------ the host's resolvers
+def test_a_changed_resolv_conf_is_read_again(tmp_path: Path) -> None:
+    path = tmp_path / "resolv.conf"
+    resolvers = Resolvers((), str(path))
+    assert resolvers.addresses() == ()
+    path.write_text("# nameserver 1.1.1.1\nsearch lab\nnameserver 192.0.2.53\nnameserver fe80::1%eth0\nnameserver x\n")
+    assert resolvers.addresses() == ("192.0.2.53", "fe80::1%eth0")
+    other = tmp_path / "new"
+    other.write_text("nameserver 127.0.0.53\n")
+    other.rename(path)  # as resolvconf and NetworkManager do it
+    assert resolvers.addresses() == ("127.0.0.53",)
+    path.unlink()
+    assert resolvers.addresses() == ()

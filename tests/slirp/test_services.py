@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import struct
@@ -120,6 +121,17 @@ def test_resolvers_and_names_of_one_guest_alone(lab: Lab, guest: Guest, other: G
             assert resolver.recvfrom(1000)[0] == asked
     finally:
         lab.command([], type="Names", endpoint_id=other.address, names=["db", "store"])
+
+
+def test_a_command_too_long_for_a_datagram(lab: Lab, other: Guest) -> None:
+    names = {f"container-{number}.of.a.large.network": ["203.0.113.1", "203.0.113.2"] for number in range(3000)}
+    command = {"type": "Names", "endpoint_id": other.address, "names": ["db", "store"], "private_names": names}
+    memfd = os.memfd_create("command")
+    os.write(memfd, json.dumps(command).encode())
+    lab.command([memfd], type="Memfd")
+    os.close(memfd)
+    assert socket.inet_aton("203.0.113.2") in over_udp(other, question("container-2999.of.a.large.network"))
+    lab.command([], type="Names", endpoint_id=other.address, names=["db", "store"])
 
 
 def test_an_internal_network_asks_nobody_and_leads_nowhere() -> None:
