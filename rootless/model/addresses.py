@@ -45,6 +45,8 @@ def pool_of(row: Mapping[str, object]) -> Pool:
     part = _network(str(row["IPRange"]), "ip-range") if row.get("IPRange") else None
     if part is not None and not _within(part, subnet):
         raise InvalidParameter(f"invalid network config:\ninvalid ip-range {part}: it should be within {subnet}")
+    if subnet.is_loopback or subnet.is_multicast or subnet.network_address.is_unspecified:
+        raise InvalidParameter(f"invalid network config:\ninvalid subnet {subnet}: no device can have such an address")
     if subnet.num_addresses < 4:
         raise InvalidParameter(f"invalid network config:\ninvalid subnet {subnet}: it is too small for a container")
     gateway = _member(str(row.get("Gateway") or subnet[1]), subnet, "gateway")

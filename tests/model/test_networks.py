@@ -90,6 +90,56 @@ def test_what_is_refused(body: dict[str, Any], error: type[RootlessError], words
         make(**body)
 
 
+_words = st.sampled_from(
+    [
+        "",
+        "x",
+        "10.9.0.0/16",
+        "10.9.0.1",
+        "fd00::/64",
+        "fd00::1",
+        "0.0.0.0/0",
+        "::/0",
+        "127.0.0.0/8",
+        "1/2/3",
+        "10.9.0.0/31",
+    ]
+)
+_values = st.none() | st.booleans() | st.integers(-5, 5) | _words
+_rows = st.dictionaries(
+    st.sampled_from(["Subnet", "Gateway", "IPRange", "AuxiliaryAddresses"]),
+    _values | st.dictionaries(_words, _values, max_size=2),
+)
+_ipam = st.fixed_dictionaries(
+    {}, optional={"Config": _values | st.lists(_rows | _values, max_size=3), "Options": _values}
+)
+_settings = st.dictionaries(
+    st.sampled_from(["IPAMConfig", "Links", "Aliases", "MacAddress", "DriverOpts", "GwPriority"]),
+    _values | st.lists(_values, max_size=2) | st.dictionaries(st.sampled_from(["IPv4Address", "IPv6Address"]), _values),
+)
+
+
+@given(
+    st.dictionaries(st.sampled_from(["Driver", "Scope", "EnableIPv6", "Options", "Labels", "Internal"]), _values), _ipam
+)
+def test_any_request_for_a_network_is_answered_or_refused(more: dict[str, Any], config: dict[str, Any]) -> None:
+    try:
+        made = make(**more, IPAM=config)
+    except RootlessError:
+        return
+    assert Network.from_dict(made.as_dict()) == made
+    for pool in made.pools:
+        Addresses(pool).take("a")
+
+
+@given(st.sampled_from([*ALL, "container:x", ""]), st.dictionaries(st.sampled_from([*ALL, "x"]), _settings | _values))
+def test_any_endpoints_are_answered_or_refused(mode: str, config: dict[str, Any]) -> None:
+    try:
+        endpoints_of(body(mode, config), find)
+    except RootlessError:
+        return
+
+
 @given(st.integers(2, 30), st.lists(st.integers(0, 40)))
 def test_no_address_has_two_owners(prefix_room: int, releases: list[int]) -> None:
     addresses = Addresses(pool_of({"Subnet": "10.0.0.0/27", "AuxiliaryAddresses": {"x": "10.0.0.9"}}))
