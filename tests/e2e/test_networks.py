@@ -32,7 +32,12 @@ def net(rootless: Installation, name: str) -> Iterator[str]:
 
 
 def inside(rootless: Installation, container: str, script: str) -> str:
-    return rootless.out("exec", container, "sh", "-c", script)
+    done = rootless("exec", container, "sh", "-c", script, check=None)
+    if done.returncode:
+        state = rootless.out("inspect", "-f", "{{json .State}}", container, check=None)
+        log = (rootless.home / "run" / "launcher.log").read_text()
+        pytest.fail(f"{script!r} in {container}: {done!r}\n{state}\n{log[-4000:]}")
+    return done.stdout.decode().strip()
 
 
 def test_containers_find_each_other_by_name_alias_and_id(rootless: Installation, net: str) -> None:
