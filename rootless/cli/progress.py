@@ -7,7 +7,9 @@ from collections.abc import Iterable
 from typing import Any
 
 from rootless.cli.output import write_all
-from rootless.model.bars import drawn
+from rootless.model.bars import drawn, numbers
+
+BAR_COLUMNS = 110  # as docker: on a narrower terminal there are only numbers
 
 
 def show_moving(messages: Iterable[dict[str, Any]], fd: int) -> None:
@@ -45,7 +47,7 @@ class Screen:
             return ""
         if not identity or "progressDetail" not in message:
             return self._plain(f"{identity}: {status}\n" if identity else f"{status}\n")
-        line = self._fitted(f"{identity}: {status}{_bar(message.get('progressDetail') or {})}")
+        line = self._fitted(f"{identity}: {status}{self._bar(message.get('progressDetail') or {})}")
         if identity not in self._below:
             self._below[identity] = self._count
             self._count += 1
@@ -64,9 +66,8 @@ class Screen:
         """One that wraps would take the place of two."""
         return line if len(line) < self._columns else line[: self._columns - 1]
 
-
-def _bar(detail: dict[str, Any]) -> str:
-    current, total = detail.get("current"), detail.get("total")
-    if not isinstance(current, int) or not isinstance(total, int):
-        return ""
-    return f" {drawn(current, total)}"
+    def _bar(self, detail: dict[str, Any]) -> str:
+        current, total = detail.get("current"), detail.get("total")
+        if not isinstance(current, int) or not isinstance(total, int):
+            return ""
+        return f" {drawn(current, total) if self._columns > BAR_COLUMNS else numbers(current, total)}"

@@ -3,7 +3,7 @@
     tmp/layer-<packed digest>/.lock    held by the pull at work on it
                               packed   what has come so far, as it came
                               new/     being unpacked from that; an unpacker's state cannot be kept, so it begins anew
-                              layer/   complete, verified, synced
+                              layer/   complete, verified, synced; at once moved to its place
 
 A plain tar is not kept twice: it begins anew. Blocking; called from worker threads."""
 

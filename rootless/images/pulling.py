@@ -6,7 +6,7 @@ for the next pull (`partial`)."""
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, ExitStack, aclosing, asynccontextmanager
+from contextlib import ExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,9 @@ import trio
 from rootless.images import sources
 from rootless.images.partial import PartialLayer, remove_old
 from rootless.images.progress import Bar
-from rootless.images.storing import Progress, Pulled, diff_ids, parse_json, place_image, write_ahead
-from rootless.model.errors import InvalidParameter, NotFound
+from rootless.images.removing import collect
+from rootless.images.storing import Progress, Pulled, diff_ids, explained, parse_json, place_image, write_ahead
+from rootless.model.errors import InvalidParameter, NotFound, RootlessError, Unavailable
 from rootless.model.platforms import Platform, here
 from rootless.model.reference import Reference
 from rootless.registry import policy
@@ -31,6 +32,7 @@ from rootless.store.layout import MANIFEST_ANNOTATION, Layout, hex_of
 
 LAYERS_AT_ONCE = 4
 LOCK_POLL_SECONDS = 0.2
+RESUMED = (Broken, Unavailable)  # after these what has come is kept for the next pull
 KEPT_FROM_BYTES = 1 << 20  # a smaller layer is fetched anew rather than kept when it breaks off
 
 
@@ -64,7 +66,7 @@ async def pull_image(
         try:
             async with opened(access, endpoint, wanted, auth) as repository:
                 return await _pull(layout, access, repository, platform, progress)
-        except (NotFound, InvalidParameter, Broken) as error:
+        except (NotFound, InvalidParameter, *RESUMED) as error:
             if endpoint is endpoints[-1]:
                 raise
             progress({"status": f"Mirror {endpoint.host}: {error.message}"})
@@ -164,36 +166,43 @@ async def _pull(
 ) -> str:
     wanted = repository.wanted
     found = await find(access, repository, platform, progress)
-    with ExitStack() as cleaning:
-        staging = await trio.to_thread.run_sync(cleaning.enter_context, files.temporary_directory(layout.temporary))
-        async with AsyncExitStack() as ending:
-            made = await _layers(repository, layout, found, staging, progress, ending)
-            names = [wanted.name] if wanted.tag else []
-            pulled = Pulled(found.manifest.data, f"{wanted.repository}@{found.shown}")
-
-            def place() -> tuple[str, bool]:
-                here = [(entry.get("annotations") or {}).get(MANIFEST_ANNOTATION) for entry in layout.entries()]
-                image_id = place_image(layout, made, found.config, names, staging, pulled)
-                for descriptor, diff_id in zip(found.descriptors, found.layers, strict=True):
-                    form = sources.form_of(str(descriptor.get("mediaType")))
-                    digest, size = str(descriptor["digest"]), int(descriptor["size"])
-                    sources.remember(layout, diff_id, sources.Source(wanted.repository, digest, size, form))
-                return image_id, found.manifest.digest not in here
-
-            image_id, new = await trio.to_thread.run_sync(place)
+    try:
+        image_id, new = await _store(layout, repository, found, progress)
+    except RootlessError as error:
+        if not isinstance(error, RESUMED):
+            await trio.to_thread.run_sync(lambda: collect(layout, wait=True))  # the layers that were good are of no use
+        raise
     progress({"status": f"Digest: {found.shown}"})
     what = "Downloaded newer image" if new else "Image is up to date"
     progress({"status": f"Status: {what} for {wanted.familiar}"})
     return image_id
 
 
-async def _layers(
-    repository: Repository, layout: Layout, found: Found, staging: Path, progress: Progress, ending: AsyncExitStack
-) -> dict[str, Path]:
-    """Fetch those that are not here; diff id to directory. They stay locked until `ending`, those that were here are
-    held by `staging`."""
+async def _store(layout: Layout, repository: Repository, found: Found, progress: Progress) -> tuple[str, bool]:
+    """(image id, whether it is a new one)."""
+    wanted = repository.wanted
+    with ExitStack() as cleaning:
+        staging = await trio.to_thread.run_sync(cleaning.enter_context, files.temporary_directory(layout.temporary))
+        await _layers(repository, layout, found, staging, progress)
+        names = [wanted.name] if wanted.tag else []
+        pulled = Pulled(found.manifest.data, f"{wanted.repository}@{found.shown}")
+
+        def place() -> tuple[str, bool]:
+            here = [(entry.get("annotations") or {}).get(MANIFEST_ANNOTATION) for entry in layout.entries()]
+            image_id = place_image(layout, {}, found.config, names, staging, pulled)
+            for descriptor, diff_id in zip(found.descriptors, found.layers, strict=True):
+                form = sources.form_of(str(descriptor.get("mediaType")))
+                digest, size = str(descriptor["digest"]), int(descriptor["size"])
+                sources.remember(layout, diff_id, sources.Source(wanted.repository, digest, size, form))
+            return image_id, found.manifest.digest not in here
+
+        return await trio.to_thread.run_sync(place)
+
+
+async def _layers(repository: Repository, layout: Layout, found: Found, staging: Path, progress: Progress) -> None:
+    """Fetch those that are not here. Each goes to its place as soon as it is whole, where another pull finds it;
+    `staging` holds all of them."""
     here = await trio.to_thread.run_sync(layout.hold, staging, found.layers)
-    made: dict[str, Path] = {}
     limit = trio.CapacityLimiter(LAYERS_AT_ONCE)
     asked: set[str] = set()
     try:
@@ -205,10 +214,9 @@ async def _layers(
                     continue
                 asked.add(diff_id)
                 bar.say("Pulling fs layer")
-                nursery.start_soon(_fetch, repository, layout, descriptor, diff_id, made, limit, bar, ending)
+                nursery.start_soon(_fetch, repository, layout, descriptor, diff_id, limit, bar)
     except ExceptionGroup as group:
         raise first_error(group) from None
-    return made
 
 
 async def _fetch(
@@ -216,10 +224,8 @@ async def _fetch(
     layout: Layout,
     descriptor: Mapping[str, Any],
     diff_id: str,
-    made: dict[str, Path],
     limit: trio.CapacityLimiter,
     bar: Bar,
-    ending: AsyncExitStack,
 ) -> None:
     partial = PartialLayer(layout, descriptor["digest"])
     async with limit:
@@ -227,40 +233,47 @@ async def _fetch(
             bar.say("Waiting")
             while not await trio.to_thread.run_sync(partial.try_lock):
                 await trio.sleep(LOCK_POLL_SECONDS)
-        kept = False
+        end = partial.discard
         try:
             if await trio.to_thread.run_sync(layout.layer(diff_id).exists):
                 bar.say("Already exists")  # another pull was at work on it
                 return
-            if await trio.to_thread.run_sync(partial.finished) != diff_id:
-                await _download(repository, partial, descriptor, diff_id, bar)
-            made[diff_id] = partial.layer
-            kept = True
-        except (Broken, trio.Cancelled):
-            kept = True
-            with trio.CancelScope(shield=True):
-                await trio.to_thread.run_sync(partial.keep)
+            if await trio.to_thread.run_sync(partial.finished) == diff_id:
+                await trio.to_thread.run_sync(_place, layout, partial, diff_id)
+            else:
+                await _download(repository, layout, partial, descriptor, diff_id, bar)
+            bar.say("Pull complete")
+        except (*RESUMED, trio.Cancelled):
+            end = partial.keep
             raise
         finally:
-            if not kept:
-                with trio.CancelScope(shield=True):
-                    await trio.to_thread.run_sync(partial.discard)
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(end)
 
-    async def let_go(_type: object, error: BaseException | None, _traceback: object) -> None:
-        """Once it has been moved to its place there is nothing there any more."""
-        end = partial.keep if isinstance(error, Broken | trio.Cancelled) else partial.discard
-        with trio.CancelScope(shield=True):
-            await trio.to_thread.run_sync(end)
 
-    ending.push_async_exit(let_go)
-    bar.say("Pull complete")
+def _place(layout: Layout, partial: PartialLayer, diff_id: str) -> None:
+    try:
+        with layout.changing():
+            layout.place_layer(partial.layer, diff_id)
+    except OSError as error:
+        raise explained(error) from error
 
 
 async def _download(
-    repository: Repository, partial: PartialLayer, descriptor: Mapping[str, Any], diff_id: str, bar: Bar
+    repository: Repository,
+    layout: Layout,
+    partial: PartialLayer,
+    descriptor: Mapping[str, Any],
+    diff_id: str,
+    bar: Bar,
 ) -> None:
     digest, size = str(descriptor["digest"]), int(descriptor["size"])
     packed = str(descriptor.get("mediaType")).endswith(("gzip", "zstd")) and size >= KEPT_FROM_BYTES
+
+    def finish() -> None:
+        partial.finish(diff_id, repository.registry.host)
+        _place(layout, partial, diff_id)
+
     begin: Callable[[], int] = lambda: partial.begin(packed=packed)  # noqa: E731
     try:
         start = await trio.to_thread.run_sync(begin)
@@ -278,7 +291,7 @@ async def _download(
                 if until.error is not None:
                     raise until.error
             bar.say("Verifying Checksum")
-            await trio.to_thread.run_sync(partial.finish, diff_id, repository.registry.host)
+            await trio.to_thread.run_sync(finish)
             return
         except InvalidParameter:
             if not start:

@@ -7,6 +7,7 @@ them, which takes its time, comes after."""
 from __future__ import annotations
 
 import shutil
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -60,9 +61,9 @@ def _named(names: Sequence[str], text: str, by_digest: bool) -> list[str]:
     return [name for name in names if name == asked.name]
 
 
-def collect(layout: Layout) -> list[str]:
+def collect(layout: Layout, *, wait: bool = False) -> list[str]:
     """Remove blobs, trees and layers that nothing needs; returns the diff ids of the layers. Where an entry cannot be
-    read nothing is removed: what it needs is not known. Raises OSError."""
+    read nothing is removed: what it needs is not known. `wait` until their room is free. Raises OSError."""
     with layout.changing() as entries:  # nobody may name an image meanwhile
         try:
             blobs, layers, trees = marked(layout, entries)
@@ -70,7 +71,11 @@ def collect(layout: Layout) -> list[str]:
             return []
         held = {hex_of(layer) for layer in layout.held()}
         removed, dead = layout.sweep(blobs | layers | held, layers | held, trees)
-    shutil.rmtree(dead, ignore_errors=True)
+    # freeing a large file takes a tenth of a second; what a process that ends leaves is removed by the next
+    freeing = threading.Thread(target=shutil.rmtree, args=(dead, True), name="remove")
+    freeing.start()
+    if wait:
+        freeing.join()
     return removed
 
 

@@ -9,7 +9,12 @@ def drawn(current: int, total: int) -> str:
     """As docker draws it: `[=====>     ]  1.2MB/3.4MB`."""
     done = min(_WIDTH, _WIDTH * current // total) if total > 0 else 0
     head = "=" * done + (">" if done < _WIDTH else "")
-    return f"[{head.ljust(_WIDTH)}] {_size(current):>8}/{_size(total)}"
+    return f"[{head.ljust(_WIDTH)}] {numbers(current, total)}"
+
+
+def numbers(current: int, total: int) -> str:
+    """`   1.2MB/3.4MB`."""
+    return f"{_size(current):>8}/{_size(total)}"
 
 
 def _size(count: float) -> str:

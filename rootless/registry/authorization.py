@@ -11,7 +11,7 @@ from urllib.parse import urlencode, urlsplit
 
 import trio
 
-from rootless.model.errors import RootlessError
+from rootless.model.errors import RootlessError, Unavailable
 from rootless.registry.documents import parse_json
 from rootless.registry.transport import Broken, Transport
 
@@ -121,7 +121,7 @@ class Authorization:
         try:
             async with self._transport.request("POST" if body else "GET", url, headers, body) as answer:
                 if answer.status in (429, 500, 502, 503, 504):
-                    raise RootlessError(f"cannot get a token for {self._host}: {realm} answered {answer.status}")
+                    raise Unavailable(f"cannot get a token for {self._host}: {realm} answered {answer.status}")
                 if answer.status != 200:
                     return Token()
                 found = parse_json(await answer.read(_MAX_TOKEN_BYTES, "the token"), "the token")

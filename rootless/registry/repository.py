@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import trio
 
-from rootless.model.errors import Forbidden, InvalidParameter, NotFound, RootlessError
+from rootless.model.errors import Forbidden, InvalidParameter, NotFound, Unavailable
 from rootless.model.reference import Reference
 from rootless.registry.client import Registry
 from rootless.registry.documents import parse_json
@@ -185,8 +185,8 @@ class Repository:
                 raise NotFound(f"manifest for {wanted} not found: {said or 'manifest unknown: manifest unknown'}")
             raise NotFound(f"{host} has no {path} of {name}{f': {said}' if said else ''}")
         if answer.status == 429:
-            raise RootlessError(f"{host} answers too many requests (429): {said or 'try again later, or log in'}")
-        raise RootlessError(f"{host} answered {answer.status} for {path} of {name}; try again later. {said}".strip())
+            raise Unavailable(f"{host} answers too many requests (429): {said or 'try again later, or log in'}")
+        raise Unavailable(f"{host} answered {answer.status} for {path} of {name}; try again later. {said}".strip())
 
     def _wrong_length(self, digest: str, size: int) -> InvalidParameter:
         return InvalidParameter(f"{self.registry.host} sent a blob {digest} of the wrong length, not {size} bytes")

@@ -57,6 +57,11 @@ def test_with_tls_and_password(rootless: Installation, secured: tuple[str, Path]
     pulled = rootless.out("--config", config, "pull", name)
     assert f"Digest: {digest}" in pulled
     assert rootless.out("run", "--rm", name, "echo", "hello") == "hello"
+    rootless("tag", name, f"{address}/other/busybox:1")
+    mounted = rootless.out("--config", config, "push", f"{address}/other/busybox:1")
+    assert "Mounted from team/busybox" in mounted
+    assert digest in mounted
+    rootless("rmi", f"{address}/other/busybox:1")
     # the docker client reads what we wrote
     done = rootless.run(
         ["docker", "--config", config, "-H", f"unix://{rootless.socket}", "push", name], None, 0, 60, {}

@@ -212,6 +212,33 @@ def test_a_hundred_layers(tmp_path: Path) -> None:
         assert len(images.resolve(f"{server.address}/app:1").layers) == 100
 
 
+def test_two_pulls_at_once_share_their_layers_and_wait_for_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pulling, "LAYERS_AT_ONCE", 1)
+    layers = [(tar, gzip.compress(tar), GZIP) for tar in (BIG, SMALL)]
+    images = store(tmp_path)
+    with faulty_registry() as server:
+        server.add("1", layers)
+        server.add("2", layers[::-1])
+
+        async def pull_one(tag: str) -> None:
+            wanted = reference.parse(f"{server.address}/app:{tag}")
+            await pulling.pull_image(images.layout, QUICK, wanted, None, None, lambda message: None)
+
+        async def both() -> None:
+            await images.prepare()
+            with trio.fail_after(30):
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(pull_one, "1")
+                    nursery.start_soon(pull_one, "2")
+
+        trio.run(both)
+        assert len(server.faults.paths(sha256(layers[0][1]))) == 1
+        assert len(images.layout.entries()) == 2
+        assert not list(images.layout.temporary.iterdir())
+
+
 def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write = os.write
 
