@@ -110,3 +110,13 @@ def test_a_store_of_somebody_else(rootless: Installation, fresh: Installation) -
         in fresh("system", "start", "--storage-opt", "additional=/nowhere", check=1).stderr.decode()
     )
     assert "invalid storage option" in fresh("system", "start", "--storage-opt", "size=1", check=1).stderr.decode()
+
+
+def test_damaged_indexes_are_made_anew(fresh: Installation) -> None:
+    fresh("import", "-", "broken", stdin=busybox_tar())
+    store = fresh.home / "data"
+    for path in [*(store / "trees").iterdir(), *(store / "layers").glob("*/index")]:
+        (store / "new").write_bytes(path.read_bytes()[:100])
+        (store / "new").rename(path)
+    assert fresh.out("run", "--rm", "--network=none", "broken", "echo", "whole") == "whole"
+    assert fresh.out("system", "check").endswith("no problems")
