@@ -86,6 +86,7 @@ class Node:
     xattrs: dict[bytes, bytes] = field(default_factory=dict)
     flags: int = 0
     children: dict[bytes, Node | None] | None = None
+    row: int = 0  # its place in the index that is being written
 
     @classmethod
     def directory(cls, mode: int = 0o755) -> Node:
