@@ -90,6 +90,7 @@ class Processes:
         self.by_id: dict[str, Process] = {}
         self._by_pid: dict[int, Process] = {}
         self._starts: dict[int, _Start] = {}
+        self._early: dict[int, tuple[int, float]] = {}  # ends of children that were nobody's while a start was open
 
     # ------------------------------------------------------------------------------------------------ starting
     def start_container(self, spec: ContainerSpec, answer: Answer, refuse: Refuse) -> socket.socket:
@@ -183,6 +184,8 @@ class Processes:
             self._report(start, *received)
             return True
         del self._starts[channel.fileno()]
+        if not self._starts:
+            self._early.clear()
         channel.close()
         self._finish(start)
         return False
@@ -201,10 +204,17 @@ class Processes:
             case "failed":
                 start.failure = dict(report)
             case "pid":
-                process.pid = int(report["pid"])
-                process.pidfd = os.pidfd_open(process.pid)
-                self._by_pid[process.pid] = process
+                self._second_child(process, int(report["pid"]))
         wire.close_all(descriptors)
+
+    def _second_child(self, process: Process, pid: int) -> None:
+        """The pid of a process whose first child only entered the namespaces. It may have ended before this is read."""
+        process.pid = pid
+        if (ended := self._early.pop(pid, None)) is not None:
+            process.status, process.finished_at = _shell_status(ended[0]), ended[1]
+            return
+        process.pidfd = os.pidfd_open(pid)
+        self._by_pid[pid] = process
 
     def _finish(self, start: _Start) -> None:
         process = start.process
@@ -232,9 +242,10 @@ class Processes:
         """A child ended. False: not one of ours."""
         process = self._by_pid.pop(pid, None)
         if process is None:
+            if any(not start.process.pid for start in self._starts.values()):
+                self._early[pid] = wait_status, time.time()
             return False
-        code = os.waitstatus_to_exitcode(wait_status)
-        process.status = code if code >= 0 else 128 - code
+        process.status = _shell_status(wait_status)
         process.finished_at = time.time()
         if process.started:
             self._on_exit(process)
@@ -320,6 +331,11 @@ def _namespaces(spec: ContainerSpec) -> int:
     flags |= n.CLONE_NEWUTS if spec.uts == "private" else 0
     flags |= n.CLONE_NEWNET if spec.network == "private" else 0
     return flags
+
+
+def _shell_status(wait_status: int) -> int:
+    code = os.waitstatus_to_exitcode(wait_status)
+    return code if code >= 0 else 128 - code
 
 
 def _channel() -> tuple[socket.socket, socket.socket]:
