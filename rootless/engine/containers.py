@@ -177,8 +177,8 @@ class Containers:
                 etc_files.write(directory, etc_files.texts(record, joined, self._settings))
             start.check_sources()
             container.begin_run()
-            etc = self.records.directory(neighbour.id) if neighbour else directory
-            result, descriptors = await start.launch(container_spec(record, lower, directory, guests, etc))
+            shared = neighbour.record if neighbour else None
+            result, descriptors = await start.launch(container_spec(record, lower, directory, guests, shared))
             state = container.state = State(
                 status=following,
                 pid=int(result["pid"]),
@@ -205,7 +205,7 @@ class Containers:
         other = self.find(mode.removeprefix(CONTAINER))
         if not other.running:
             raise Conflict(f"cannot join network of a non running container: {other.id}")
-        return other
+        return self._network_of(other.record) or other
 
     # ------------------------------------------------------------------------------------------------ networks
     async def connect(self, text: str, network: Network, settings: Mapping[str, Any]) -> None:

@@ -1,5 +1,4 @@
-"""A container's record -> what the launcher is asked to run. Pure but for the host name that --network container:…
-shares."""
+"""A container's record -> what the launcher is asked to run. Pure."""
 
 from __future__ import annotations
 
@@ -23,15 +22,14 @@ def container_spec(
     lower: str | UnionSpec,
     directory: Path,
     networks: Sequence[GuestNetwork],
-    etc_directory: Path | None = None,
+    neighbour: Record | None = None,
 ) -> ContainerSpec:
     """`lower` is where the image is mounted, or what is to be served below the container's own layer; `directory` the
-    container's own on disk; `etc_directory` has its /etc/hosts and the like: another container's where it shares that
-    one's network."""
-    etc_directory = etc_directory or directory
+    container's own on disk. `neighbour` is the container whose network it shares, with /etc/hosts and the like."""
     config, host = record.config, record.host_config
-    mode = host["NetworkMode"]
-    shared = mode.startswith(CONTAINER)
+    owner = neighbour or record
+    etc_directory = directory.with_name(owner.id) if neighbour else directory
+    host_network = owner.host_config["NetworkMode"] == "host"
     targets = {mount["Destination"] for mount in record.mounts}
     etc = [
         MountSpec("bind", f"/etc/{name}", str(etc_directory / name), ("rprivate",))
@@ -44,12 +42,12 @@ def container_spec(
     ]
     return ContainerSpec(
         container_id=record.id,
-        hostname=(etc_directory / "hostname").read_text().strip() if shared else config["Hostname"],
+        hostname=owner.config["Hostname"],
         domainname=config["Domainname"],
         root=root_spec(lower, directory, bool(host["ReadonlyRootfs"])),
         process=process_spec(record),
         mounts=(*etc, *volumes),
-        network=f"{CONTAINER}{etc_directory.name}" if shared else "host" if mode == "host" else "private",
+        network="host" if host_network else f"{CONTAINER}{owner.id}" if neighbour else "private",
         guest_networks=tuple(networks),
         pid="host" if host["PidMode"] == "host" else "private",
         ipc="host" if host["IpcMode"] == "host" else "private",

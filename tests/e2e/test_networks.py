@@ -94,7 +94,15 @@ def test_a_network_shared_with_another_container(rootless: Installation, net: st
     own = inside(rootless, f"{net}-a", "ip -o addr show eth0; hostname")
     assert rootless.out(*shared, "sh", "-c", "ip -o addr show eth0; hostname") == own
     rootless(*shared, "sh", "-c", "arping -c1 -w5 -I eth0 172.17.0.1 && ls /sys/class/net/eth0/")
-    rootless("rm", "-f", f"{net}-a")
+    rootless("run", "-d", "--name", f"{net}-b", "--network", f"container:{net}-a", *SLEEP)
+    third = ("run", "--rm", "--network", f"container:{net}-b", "busybox")
+    assert rootless.out(*third, "sh", "-c", "ip -o addr show eth0; hostname") == own
+    rootless("rm", "-f", f"{net}-a", f"{net}-b")
+    rootless("run", "-d", "--name", f"{net}-h", "--network", "host", *SLEEP)
+    shared = ("run", "--rm", "--network", f"container:{net}-h", "busybox")
+    assert rootless.out(*shared, "readlink", "/proc/self/ns/net") == os.readlink("/proc/self/ns/net")
+    rootless("stop", "-t", "0", f"{net}-h")
+    assert "non running container" in rootless(*shared, "true", check=125).stderr.decode()
 
 
 def test_refusals_change_nothing(rootless: Installation, net: str) -> None:
