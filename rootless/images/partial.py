@@ -120,6 +120,11 @@ class PartialLayer:
             os.close(self._lock)
             self._lock = -1
 
+    def discard_leftover(self) -> None:
+        """Of a pull that was killed between putting its layer in place and tidying up."""
+        if self._directory.exists() and self.try_lock():
+            self.discard()
+
     def discard(self) -> None:
         self._close()
         shutil.rmtree(self._directory, ignore_errors=True)

@@ -211,6 +211,9 @@ async def _layers(repository: Repository, layout: Layout, found: Found, staging:
                 bar = Bar(hex_of(descriptor["digest"])[:12], progress)
                 if diff_id in here or diff_id in asked:
                     bar.say("Already exists")
+                    if diff_id in here:
+                        leftover = PartialLayer(layout, descriptor["digest"])
+                        await trio.to_thread.run_sync(leftover.discard_leftover)
                     continue
                 asked.add(diff_id)
                 bar.say("Pulling fs layer")

@@ -344,3 +344,16 @@ def _forget(images: Images) -> None:
                     await images.remove(image.names[0], force=True)
 
         trio.run(remove)
+
+
+def test_a_leftover_of_a_layer_that_is_here_goes_with_the_next_pull(tmp_path: Path) -> None:
+    with faulty_registry() as server:
+        name, packed = big(server)
+        images = store(tmp_path)
+        trio.run(images.prepare)
+        pull(images, name)
+        leftover = images.layout.temporary / f"layer-{sha256(packed).removeprefix('sha256:')}"
+        leftover.mkdir()
+        (leftover / ".lock").touch()
+        pull(images, name)
+        assert_whole(images, name)
