@@ -456,9 +456,9 @@ class Launcher:
             process.networks = kept
         self._detach(request.network_id, request.endpoint_id)
 
-    def _detach(self, network_id: str, endpoint_id: str) -> None:
-        """With the last descriptor of its TAP the device goes."""
-        command: dict[str, object] = {"type": "Detach", "endpoint_id": endpoint_id}
+    def _detach(self, network_id: str, endpoint_id: str, *, dead: bool = False) -> None:
+        """With the last descriptor of its TAP the device goes; nobody waits for that where the guest is `dead`."""
+        command: dict[str, object] = {"type": "Detach", "endpoint_id": endpoint_id, "dead": dead}
         try:
             self._networks.command(messages.NetworkCommand(network_id, command, forget_key=endpoint_id), [])
         except LaunchRefused as refused:
@@ -474,12 +474,12 @@ class Launcher:
     def _exited(self, process: Process) -> None:
         if process.kind == "container":
             self._unions.unmount(process.process_id)
-        self._detach_all(process)
         self._event(_exited(process))
+        self._detach_all(process)
 
     def _detach_all(self, process: Process) -> None:
         for network in process.networks if process.kind == "container" else ():
-            self._detach(network.network_id, network.endpoint_id)
+            self._detach(network.network_id, network.endpoint_id, dead=True)
 
     def _attach_tap(self, network: GuestNetwork, tap: int) -> None:
         command: dict[str, object] = {
