@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rootless.engine.record import Record
-from rootless.engine.volume_specs import runtime_options
+from rootless.engine.volume_specs import populates, runtime_options
 from rootless.model.endpoints import CONTAINER
 from rootless.model.errors import InvalidParameter
 from rootless.runtime import capabilities
@@ -37,7 +37,7 @@ def container_spec(
         if f"/etc/{name}" not in targets
     ]
     volumes = [
-        MountSpec(kind_of(mount), mount["Destination"], mount["Source"], runtime_options(mount))
+        MountSpec(kind_of(mount), mount["Destination"], mount["Source"], runtime_options(mount), populates(mount))
         for mount in record.mounts
     ]
     return ContainerSpec(

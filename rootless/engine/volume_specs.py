@@ -101,6 +101,11 @@ def runtime_options(mount: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(kept)
 
 
+def populates(mount: Mapping[str, Any]) -> bool:
+    """Whether a mount point that is empty takes over what the image has there."""
+    return mount["Type"] == "volume" and "nocopy" not in str(mount.get("Mode", "")).split(",")
+
+
 def _mount(kind: str, source: str, target: str, mode: str, writable: bool) -> dict[str, Any]:
     propagation = next((word for word in mode.split(",") if word in _PROPAGATIONS), "rprivate")
     return {
@@ -134,7 +139,8 @@ def _from_mount(
         made = _mount("bind", posixpath.normpath(source), target, ",".join(filter(None, words)), writable)
         return {**made, "MustExist": not options.get("CreateMountpoint")}
     if kind == "volume":
-        return volume(source or new_volume(), target, "z", writable)
+        nocopy = (mount.get("VolumeOptions") or {}).get("NoCopy")
+        return volume(source or new_volume(), target, "z,nocopy" if nocopy else "z", writable)
     if kind == "tmpfs":
         options = mount.get("TmpfsOptions") or {}
         words = [] if writable else ["ro"]

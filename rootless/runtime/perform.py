@@ -11,6 +11,7 @@ import stat
 from collections.abc import Callable, Sequence
 
 from rootless.runtime import steps
+from rootless.runtime.populate import populate
 from rootless.runtime.spec import GuestNetwork
 from rootless.syscalls import Syscalls
 from rootless.syscalls import numbers as n
@@ -90,6 +91,8 @@ class Performer:
                 self._open_root()
             case steps.Mount():
                 self._mount(step)
+            case steps.Populate():
+                self._populate(step)
             case steps.Bind():
                 self._bind(step)
             case steps.Symlink():
@@ -227,6 +230,20 @@ class Performer:
         os.chdir("/")
 
     # ------------------------------------------------------------------------------------------------ container paths
+    def _populate(self, step: steps.Populate) -> None:
+        found = self._existing(step.target)
+        if found is None:
+            return
+        try:
+            if stat.S_ISDIR(os.fstat(found).st_mode):
+                directory = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=found)
+                try:
+                    populate(directory, step.source)
+                finally:
+                    os.close(directory)
+        finally:
+            os.close(found)
+
     def _resolve(self, path: str) -> int:
         return self._syscalls.openat2(self._root_fd, path, n.O_PATH, 0, n.RESOLVE_IN_ROOT)
 

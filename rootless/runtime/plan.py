@@ -43,6 +43,7 @@ def plan(spec: ContainerSpec, *, tty_group_mapped: bool) -> list[steps.Step]:
         *_network(spec),  # first: /dev/net/tun is the outer world's, out of reach after the pivot
         _root(spec),
         *_kernel_file_systems(spec, tty_group_mapped),
+        *_populated(spec),  # before a volume covers another one's place
         *_volumes(spec),
         *(steps.Sysctl(name, value) for name, value in spec.sysctls),  # before /proc/sys becomes read-only
         *_protection(spec),
@@ -125,6 +126,10 @@ def _volumes(spec: ContainerSpec) -> Iterator[steps.Step]:
     # parents before children, whatever order they were given in
     for mount in sorted(spec.mounts, key=lambda mount: mount.target.rstrip("/").count("/")):
         yield _volume(mount)
+
+
+def _populated(spec: ContainerSpec) -> Iterator[steps.Step]:
+    return (steps.Populate(mount.source, mount.target) for mount in spec.mounts if mount.populate)
 
 
 def _volume(mount: MountSpec) -> steps.Step:

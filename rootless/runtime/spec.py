@@ -37,12 +37,14 @@ class RootSpec:
 @dataclass(frozen=True)
 class MountSpec:
     """`kind` is bind or tmpfs; `target` absolute inside the container; `options` in mount(8)'s words
-    (ro, rw, nosuid, nodev, noexec, rbind, rprivate, rslave, rshared, size=64m, mode=1777 …)."""
+    (ro, rw, nosuid, nodev, noexec, rbind, rprivate, rslave, rshared, size=64m, mode=1777 …). `populate`: an empty
+    source first takes over what the image has at the target."""
 
     kind: str
     target: str
     source: str = ""
     options: tuple[str, ...] = ()
+    populate: bool = False
 
 
 @dataclass(frozen=True)

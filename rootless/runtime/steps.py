@@ -64,6 +64,14 @@ class Bind:
 
 
 @dataclass(frozen=True)
+class Populate:
+    """Copy what the image has at `target` into the volume `source`, if that is empty."""
+
+    source: str
+    target: str
+
+
+@dataclass(frozen=True)
 class Symlink:
     target: str
     text: str
@@ -111,6 +119,7 @@ Step = (
     | RootOverlay
     | RootUnion
     | Mount
+    | Populate
     | Bind
     | Symlink
     | Mask
@@ -131,6 +140,7 @@ def describe(step: Step) -> str:
         "Pivot": "pivot_root",
         "Names": "set the host name",
         "Bind": "bind",
+        "Populate": "fill the volume at",
     }
     if isinstance(step, Tap):
         return f"network device {step.network.interface}"
