@@ -130,28 +130,19 @@ def _times(fields: tuple[int, ...]) -> tuple[int, int]:
 
 def _copy(lower: Lower, place: int, target: int, most: int) -> None:
     """The content: cloned where the file system can, holes kept. Raises OSError."""
-    source, start, size = lower.content(place)
-    size = min(size, most)
-    if start == 0 and size and os.fstat(source).st_size == size:
-        try:
-            fcntl.ioctl(target, _FICLONE, source)
-            return
-        except OSError:
-            pass
+    size = min(most, w.ATTR.unpack(lower.attributes(place))[1])
     os.ftruncate(target, size)
     position = 0
-    while position < size:
-        try:
-            data = os.lseek(source, start + position, os.SEEK_DATA) - start
-        except OSError as error:
-            if error.errno != errno.ENXIO:
-                raise
-            break  # a hole up to the end
-        if data >= size:
-            break
-        hole = min(size, os.lseek(source, start + data, os.SEEK_HOLE) - start)
-        _copy_range(source, start + data, target, data, hole - data)
-        position = hole
+    for source, at, length in lower.pieces(place, 0, size):
+        if at == 0 and length == size == os.fstat(source).st_size:
+            try:
+                fcntl.ioctl(target, _FICLONE, source)
+                return
+            except OSError:
+                pass
+        if at >= 0:
+            _copy_range(source, at, target, position, length)
+        position += length
 
 
 def _copy_range(source: int, source_at: int, target: int, target_at: int, size: int) -> None:

@@ -305,6 +305,20 @@ class DirectoryLower:
     def read_into(self, place: int, view: memoryview, offset: int) -> int:
         return os.preadv(self._file(place), [view], offset)
 
-    def content(self, place: int) -> tuple[int, int, int]:
+    def pieces(self, place: int, offset: int, size: int) -> Iterable[tuple[int, int, int]]:
         fd = self._file(place)
-        return fd, 0, os.fstat(fd).st_size
+        end = min(offset + size, os.fstat(fd).st_size)
+        while offset < end:
+            try:
+                data = min(end, os.lseek(fd, offset, os.SEEK_DATA))
+            except OSError as error:
+                if error.errno != errno.ENXIO:
+                    raise
+                data = end  # a hole up to the end
+            if data > offset:
+                yield fd, -1, data - offset
+            if data < end:
+                hole = min(end, os.lseek(fd, data, os.SEEK_HOLE))
+                yield fd, data, hole - data
+                data = hole
+            offset = data

@@ -5,17 +5,13 @@ their own, as in overlayfs: writing through one of them leaves the others alone)
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Iterable
-from typing import IO, Protocol
+from typing import Protocol
 
-from fuse_overlay.layers.index import OPAQUE, SPARSE, WHITEOUT, Row
+from fuse_overlay.layers.index import OPAQUE, WHITEOUT, Row
 from fuse_overlay.layers.store import Tree
 from fuse_overlay.union.merge import WHITED_OUT
 from fuse_overlay.wire import structs as w
-
-_CHUNK = 1 << 20
 
 OVERFLOW_ID = 65534
 
@@ -58,8 +54,9 @@ class Lower(Protocol):
     def parent(self, place: int) -> tuple[int, bytes]:
         """(directory's place, own name) of any but the root."""
 
-    def content(self, place: int) -> tuple[int, int, int]:
-        """(descriptor, offset in it, size) of a regular file, for copying; the descriptor stays the layer's."""
+    def pieces(self, place: int, offset: int, size: int) -> Iterable[tuple[int, int, int]]:
+        """A regular file's content from `offset` on, at most `size` bytes, as (descriptor, offset in it, bytes); the
+        offset of a hole is -1. Descriptors stay the layer's."""
 
 
 class TreeLower:
@@ -69,10 +66,9 @@ class TreeLower:
 
     def __init__(self, tree: Tree, number: int, first_inode: int, id_count: int) -> None:
         self.number = number
-        self._tree = tree
         self._index = tree.index
-        self._sparse: tuple[int, IO[bytes]] | None = None
         self._tars = tree.tars
+        self._preadv = tree.preadv
         self._first_inode = first_inode
         self._id_count = id_count
         self.identity = int.from_bytes(b"".join(layer.digest[:8] for layer in tree.index.layers)[-8:], "little")
@@ -139,9 +135,11 @@ class TreeLower:
     def read_into(self, place: int, view: memoryview, offset: int) -> int:
         row = self._row(place)[1]
         size = max(0, min(len(view), row.size - offset))
-        if not size:
-            return 0
-        self._tree.preadv(row, view[:size], offset)
+        if size:
+            try:
+                self._preadv(row, view[:size], offset)
+            except IndexError:
+                raise OSError(5, "the index is corrupt") from None
         return size
 
     def link(self, place: int) -> bytes:
@@ -174,24 +172,7 @@ class TreeLower:
                 return position + 1
         raise OSError(5, "the index is corrupt")
 
-    def content(self, place: int) -> tuple[int, int, int]:
+    def pieces(self, place: int, offset: int, size: int) -> Iterable[tuple[int, int, int]]:
         row = self._row(place)[1]
-        if row.flags & SPARSE:
-            return self._spread(place, row), 0, row.size
-        return self._tars[row.layer], row.data_offset, row.size
-
-    def _spread(self, place: int, row: Row) -> int:
-        """A sparse file, in the tar only its pieces, as a file with holes; the last one is kept."""
-        if self._sparse is None or self._sparse[0] != place:
-            file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
-            os.ftruncate(file.fileno(), row.size)
-            at = 0
-            for start, length in self._index.segments(row, 0, row.size):
-                while start >= 0 and length:
-                    data = os.pread(self._tars[row.layer], min(length, _CHUNK), start)
-                    if not data:
-                        raise OSError(5, "the tar is shorter than when it was indexed")
-                    start, length, at = start + len(data), length - os.pwrite(file.fileno(), data, at), at + len(data)
-                at += length
-            self._sparse = place, file
-        return self._sparse[1].fileno()
+        tar = self._tars[row.layer]
+        return [(tar, at, length) for at, length in self._index.segments(row, offset, size)]

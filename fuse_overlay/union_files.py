@@ -10,6 +10,7 @@ import os
 import stat
 
 from fuse_overlay.device import MAX_READ, Device
+from fuse_overlay.lower import Lower
 from fuse_overlay.nodes import Directory, File
 from fuse_overlay.union import marks
 from fuse_overlay.union_names import DEFAULT_ACL
@@ -73,13 +74,7 @@ class Files:
         if isinstance(node, File) and node.inode:
             found = os.lseek(self._upper.file_fd(node), offset, whence)
         else:
-            lower, place = self._tree.lower_of(nodeid)
-            fd, start, size = lower.content(place)
-            if offset >= size:
-                raise OSError(errno.ENXIO, "beyond the end")
-            found = min(size, os.lseek(fd, start + offset, whence) - start)
-            if whence == os.SEEK_DATA and found >= size:
-                raise OSError(errno.ENXIO, "no data up to the end")
+            found = _sought(*self._tree.lower_of(nodeid), offset, whence)
         self._device.reply(unique, w.LSEEK_OUT.pack(found))
 
     def copy_range(self, unique: int, nodeid: int, body: bytes) -> None:
@@ -87,15 +82,16 @@ class Files:
         target = self._tree.writable(target_id)
         node = self._tree.node(nodeid)
         if isinstance(node, File) and node.inode:
-            source, start = self._upper.file_fd(node), 0
+            source, at = self._upper.file_fd(node), offset
         else:
             lower, place = self._tree.lower_of(nodeid)
-            source, start, size = lower.content(place)
-            length = max(0, min(length, size - offset))
+            source, at, length = next(iter(lower.pieces(place, offset, length)), (-1, 0, 0))
+            if at < 0:
+                raise OSError(errno.EOPNOTSUPP, "a hole")  # the kernel copies itself then
         done = 0
         if length:
             fd = self._upper.file_fd(target)
-            done = os.copy_file_range(source, fd, min(length, 1 << 30), start + offset, target_offset)
+            done = os.copy_file_range(source, fd, min(length, 1 << 30), at, target_offset)
         self._device.reply(unique, w.WRITE_OUT.pack(done, 0))
 
     def sync(self, unique: int, nodeid: int, body: bytes) -> None:
@@ -291,3 +287,17 @@ def _moment(valid: int, given: int, now: int, seconds: int, nanoseconds: int) ->
     if valid & now:
         return NOW
     return (seconds - (1 << 64) if seconds >> 63 else seconds) * 10**9 + nanoseconds
+
+
+def _sought(lower: Lower, place: int, offset: int, whence: int) -> int:
+    """SEEK_DATA and SEEK_HOLE in a lower's file. Raises OSError (ENXIO)."""
+    size = int(w.ATTR.unpack(lower.attributes(place))[1])
+    if offset >= size:
+        raise OSError(errno.ENXIO, "beyond the end")
+    for _, at, length in lower.pieces(place, offset, size - offset):
+        if (at >= 0) == (whence == os.SEEK_DATA):
+            return offset
+        offset += length
+    if whence == os.SEEK_DATA:
+        raise OSError(errno.ENXIO, "no data up to the end")
+    return size

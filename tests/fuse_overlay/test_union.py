@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -158,3 +159,33 @@ def test_marks_are_hidden(mounted: Mounted) -> None:
             os.setxattr(path, "user.overlay.opaque", b"y")
 
     mounted(look)
+
+
+def test_a_sparse_file_of_a_layer_is_copied_up_with_its_holes(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    content = bytes(1 << 20) + b"data" * 4096 + bytes(1 << 20)
+    with open(source / "file", "wb") as file:
+        file.seek(1 << 20)
+        file.write(b"data" * 4096)
+        file.truncate(len(content))
+    packed = subprocess.run(["tar", "--sparse", "-C", str(source), "-cf", "-", "."], check=True, capture_output=True)
+    write_layer(tmp_path / "layer", packed.stdout)
+    merge_tree([tmp_path / "layer"], tmp_path / "tree")
+    tree = open_tree(tmp_path / "tree", [tmp_path / "layer"])
+    for name in ("upper", "work", "target"):
+        (tmp_path / name).mkdir()
+
+    def serve(fd: int, resume: bool) -> None:
+        serve_union(fd, [tree], str(tmp_path / "upper"), str(tmp_path / "work"), UnionOptions(), resume=resume)
+
+    def look(_fd: int, _server: int) -> None:
+        with open(tmp_path / "target" / "file", "r+b") as file:
+            assert file.read() == content
+            assert os.lseek(file.fileno(), 0, os.SEEK_DATA) == 1 << 20
+            assert os.lseek(file.fileno(), 1 << 20, os.SEEK_HOLE) == (1 << 20) + 16384
+            os.pwrite(file.fileno(), b"new", 0)
+            assert os.pread(file.fileno(), len(content) + 1, 0) == b"new" + content[3:]
+        assert (tmp_path / "upper" / "file").stat().st_blocks * 512 < 100_000
+
+    with_mount(serve, tmp_path / "target", look, read_only=False)
