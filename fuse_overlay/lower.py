@@ -5,7 +5,7 @@ their own, as in overlayfs: writing through one of them leaves the others alone)
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Protocol
 
 from fuse_overlay.layers.index import OPAQUE, WHITEOUT, Row
@@ -107,6 +107,14 @@ class TreeLower:
             found.append((name, WHITED_OUT if number == WHITEOUT else at + 1))
         return found
 
+    def entries_from(self, directory: int, start: int) -> Iterator[tuple[bytes, int, bytes]]:
+        """(name, place, attributes) from the `start`th name on."""
+        row = self._row(directory)[1]
+        entry = self._index.entry
+        for at in range(row.first_dirent + start, row.first_dirent + row.dirents):
+            name, number = entry(at)
+            yield name, at + 1, self._attributes(number, self._index.row(number))
+
     def mode(self, place: int) -> int:
         return self._row(place)[1].mode
 
@@ -114,7 +122,9 @@ class TreeLower:
         return bool(self._row(place)[1].flags & OPAQUE)
 
     def attributes(self, place: int) -> bytes:
-        number, row = self._row(place)
+        return self._attributes(*self._row(place))
+
+    def _attributes(self, number: int, row: Row) -> bytes:
         seconds, nanoseconds = divmod(row.mtime_ns, 10**9)
         seconds &= 0xFFFFFFFFFFFFFFFF
         uid = row.uid if row.uid < self._id_count else self._squashed

@@ -106,7 +106,7 @@ class Files:
     def getattr(self, unique: int, nodeid: int, _body: bytes) -> None:
         tree = self._tree
         node = tree.nodes.get(nodeid)
-        attributes = tree.attributes(tree.node(nodeid) if node is None else node)
+        attributes = tree.attributes(nodeid if node is None else node)
         length = w.OUT_HEADER.size + w.ATTR_OUT.size + len(attributes)
         self._device.write_one(
             w.OUT_HEADER.pack(length, 0, unique) + w.ATTR_OUT.pack(self._valid(nodeid, node), 0, 0) + attributes

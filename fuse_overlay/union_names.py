@@ -229,10 +229,7 @@ class Names:
 
     def _after_loss(self, file: File, directory: Directory, name: bytes) -> None:
         file.places.remove((directory, name))
-        if file.places:
-            if file.places[0][0] is self._aside:
-                file.final = with_links(self._tree.attributes(file), 1)
-        elif file.fd >= 0:
+        if not file.places and file.fd >= 0:
             self._upper.keep_for_ever(file)
             self._kept += 1
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 import errno
 import os
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from fuse_overlay.device import MAX_READ, Device, Handler, init_answer
 from fuse_overlay.directory_lower import DirectoryLower
 from fuse_overlay.layers.store import Tree
 from fuse_overlay.lower import Lower, TreeLower
-from fuse_overlay.nodes import File
+from fuse_overlay.nodes import Directory, File, lower_id
 from fuse_overlay.union_files import Files
 from fuse_overlay.union_names import Names
 from fuse_overlay.union_tree import Node, UnionTree, packed
@@ -278,33 +278,44 @@ class UnionServer:
 
     def _list(self, unique: int, nodeid: int, body: bytes, *, plus: bool) -> None:
         _, offset, size = w.READ_IN.unpack_from(body)
-        tree = self._tree
-        directory = tree.directory(nodeid)
-        if directory.names is None or (tree.live and offset == 0):
-            tree.load(directory)
-        order = directory.order
+        directory = self._tree.directory(nodeid)
         parts: list[bytes] = []
         left = min(size, MAX_READ)
         fixed = w.DIRENT.size + (w.ENTRY.size + w.ATTR.size if plus else 0)
-        for at in range(offset, len(order) + _DOTS):
-            name = (b".", b"..")[at] if at < _DOTS else order[at - _DOTS]
-            if name is None:
-                continue
+        for at, name, entry, attributes in self._entries(directory, offset):
             length = w.pad8(fixed + len(name))
             if length > left:
                 break
-            node = directory if at < _DOTS else tree.find(directory, name)
-            if node is None:
-                continue
-            attributes = tree.attributes(node)
             inode, mode = _INODE_AND_MODE.unpack_from(attributes)
             if plus:
-                parts.append(_NO_ENTRY if at < _DOTS else self._entry_head(node))
+                parts.append(self._entry_head(entry) if isinstance(entry, File) else entry)
                 parts.append(attributes)
-            parts.append(w.DIRENT.pack(inode, at + 1, len(name), mode >> 12))
+            parts.append(w.DIRENT.pack(inode, at, len(name), mode >> 12))
             parts.append(name.ljust(length - fixed, b"\0"))
             left -= length
         self._device.reply(unique, b"".join(parts))
+
+    def _entries(self, directory: Directory, offset: int) -> Iterator[tuple[int, bytes, bytes | File, bytes]]:
+        """(cookie, name, its fuse_entry_out or the file to make it of, attributes) behind a cookie."""
+        tree = self._tree
+        for at, name in enumerate((b".", b"..")[offset:], offset + 1):
+            yield at, name, _NO_ENTRY, tree.attributes(directory)
+        start = max(0, offset - _DOTS)
+        if (only := tree.unchanged(directory)) is not None:
+            lower, place = only
+            first = lower_id(lower.number, 0)
+            for at, (name, found, attributes) in enumerate(lower.entries_from(place, start), start + _DOTS + 1):
+                yield at, name, w.ENTRY.pack(first + found, 0, w.FOREVER, w.FOREVER, 0, 0), attributes
+            return
+        if directory.names is None or (tree.live and offset == 0):
+            tree.load(directory)
+        order = directory.order
+        for at in range(start, len(order)):
+            known = order[at]
+            node = None if known is None else tree.find(directory, known)
+            if known is not None and node is not None:
+                entry = node if isinstance(node, File) else self._entry_head(node)
+                yield at + _DOTS + 1, known, entry, tree.attributes(node)
 
 
 _NO_ATTRIBUTES = bytes(w.ATTR.size)
