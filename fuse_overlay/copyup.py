@@ -87,7 +87,7 @@ def _special(upper: Upper, lower: Lower, place: int, name: bytes, mode: int) -> 
         os.mknod(name, mode, fields[13], dir_fd=upper.work)
     uid, gid = fields[11], fields[12]
     if uid or gid:
-        os.chown(name, uid, gid, dir_fd=upper.work, follow_symlinks=False)
+        upper.give(upper.work, name, uid, gid)
     if not stat.S_ISLNK(mode):
         os.chmod(name, stat.S_IMODE(mode), dir_fd=upper.work)
     set_times(upper.work, name, *_times(fields))
@@ -98,7 +98,7 @@ def _dress(upper: Upper, lower: Lower, place: int, fd: int, nodeid: int) -> None
     fields = w.ATTR.unpack(lower.attributes(place))
     mode, uid, gid = fields[9], fields[11], fields[12]
     if uid or gid:
-        os.fchown(fd, uid, gid)
+        upper.give(fd, None, uid, gid)
     real = lower.owner(place)
     if real != (uid, gid):
         os.setxattr(fd, marks.OWNER, marks.owner_value(marks.Owner(*real, mode)))

@@ -132,10 +132,7 @@ class Files:
                 os.ftruncate(fd, size)
         if valid & (w.FATTR_UID | w.FATTR_GID):
             owner = uid if valid & w.FATTR_UID else -1, gid if valid & w.FATTR_GID else -1
-            if name is None:
-                os.fchown(fd, *owner)
-            else:
-                os.chown(name, *owner, dir_fd=fd, follow_symlinks=False)
+            self._upper.give(fd, name, *owner)
         if valid & w.FATTR_MODE:
             if name is None:
                 os.fchmod(fd, mode & 0o7777)
@@ -198,26 +195,27 @@ class Files:
     def getxattr(self, unique: int, nodeid: int, body: bytes) -> None:
         size, _ = w.XATTR_IN.unpack_from(body)
         name = w.name_of(body[w.XATTR_IN.size :])
-        if marks.is_hidden(name):
-            raise OSError(errno.ENODATA, "ours")
         where = self._xattrs_of(nodeid)
+        stored = name if isinstance(where, dict) else marks.stored_name(name)
+        if stored is None:
+            raise OSError(errno.ENODATA, "ours")
         if isinstance(where, dict):
             value = where.get(name)
-            if value is None:
+            if value is None or marks.is_hidden(name):
                 raise OSError(errno.ENODATA, "no such xattr")
         else:
-            value = os.getxattr(where, name, follow_symlinks=isinstance(where, int))
+            value = os.getxattr(where, stored, follow_symlinks=isinstance(where, int))
         self._sized(unique, size, value)
 
     def listxattr(self, unique: int, nodeid: int, body: bytes) -> None:
         size, _ = w.XATTR_IN.unpack_from(body)
         where = self._xattrs_of(nodeid)
-        names = (
-            list(where)
-            if isinstance(where, dict)
-            else [os.fsencode(name) for name in os.listxattr(where, follow_symlinks=isinstance(where, int))]
-        )
-        self._sized(unique, size, b"".join(name + b"\0" for name in names if not marks.is_hidden(name)))
+        if isinstance(where, dict):
+            names: list[bytes | None] = [None if marks.is_hidden(name) else name for name in where]
+        else:
+            listed = os.listxattr(where, follow_symlinks=isinstance(where, int))
+            names = [marks.shown_name(os.fsencode(name)) for name in listed]
+        self._sized(unique, size, b"".join(name + b"\0" for name in names if name is not None))
 
     def _xattrs_of(self, nodeid: int) -> dict[bytes, bytes] | int | bytes:
         """A lower's, or a descriptor, or a path of what cannot be opened."""
@@ -240,10 +238,11 @@ class Files:
         # a kernel before 5.12 has the name where others have `more`; no name begins with these bytes
         extended = more <= w.SETXATTR_ACL_KILL_SGID
         name, _, value = body[w.SETXATTR_IN.size if extended else w.XATTR_IN.size :].partition(b"\0")
-        if marks.is_hidden(name):
+        stored = marks.stored_name(name)
+        if stored is None:
             raise OSError(errno.EPERM, "ours")
         where = self._writable_xattrs(nodeid)
-        os.setxattr(where, name, value[:size], flags, follow_symlinks=isinstance(where, int))
+        os.setxattr(where, stored, value[:size], flags, follow_symlinks=isinstance(where, int))
         if extended and more & w.SETXATTR_ACL_KILL_SGID:
             mode = os.stat(where).st_mode
             if mode & stat.S_ISGID:
@@ -258,10 +257,11 @@ class Files:
 
     def removexattr(self, unique: int, nodeid: int, body: bytes) -> None:
         name = w.name_of(body)
-        if marks.is_hidden(name):
+        stored = marks.stored_name(name)
+        if stored is None:
             raise OSError(errno.ENODATA, "ours")
         where = self._writable_xattrs(nodeid)
-        os.removexattr(where, name, follow_symlinks=isinstance(where, int))
+        os.removexattr(where, stored, follow_symlinks=isinstance(where, int))
         self._acl_changed(nodeid, name)
         self._device.reply(unique)
 

@@ -39,6 +39,8 @@ class Names:
         self, directory: Directory, name: bytes, mode: int, umask: int, rdev: int
     ) -> tuple[File, os.stat_result]:
         """A regular file, FIFO, socket or device."""
+        if marks.is_whiteout(mode, rdev):
+            raise OSError(errno.EPERM, "that would be a whiteout")
         parent = self._tree.upper_fd(directory)
         hidden = bool(directory.lowers) and self._tree.in_lowers(directory, name)
         if self._inherits(directory, parent):
@@ -162,10 +164,7 @@ class Names:
             gid = above.st_gid
         changed = (status.st_uid, status.st_gid) != (uid, gid)
         if changed:
-            if name is None:
-                os.fchown(fd, uid, gid)
-            else:
-                os.chown(name, uid, gid, dir_fd=fd, follow_symlinks=False)
+            self._upper.give(fd, name, uid, gid)
         if stat.S_ISDIR(mode) and inherited:
             mode |= stat.S_ISGID
         if not stat.S_ISLNK(mode) and mode & 0o6000:  # chown has cleared them

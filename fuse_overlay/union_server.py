@@ -19,7 +19,7 @@ from fuse_overlay.lower import Lower, TreeLower
 from fuse_overlay.nodes import Directory, File, lower_id
 from fuse_overlay.union_files import Files
 from fuse_overlay.union_names import Names
-from fuse_overlay.union_tree import Node, UnionTree, packed
+from fuse_overlay.union_tree import Node, UnionTree
 from fuse_overlay.upper import Upper
 from fuse_overlay.wire import structs as w
 
@@ -221,7 +221,7 @@ class UnionServer:
         file, status = self._names.make_file(
             self._tree.directory(nodeid), w.name_of(body[w.MKNOD_IN.size :]), mode, umask, rdev
         )
-        self._entry(unique, file, packed(file.shown, status))
+        self._entry(unique, file, self._tree.file_attributes(file, status))
 
     def _mkdir(self, unique: int, nodeid: int, body: bytes) -> None:
         mode, umask = w.MKDIR_IN.unpack_from(body)
@@ -233,19 +233,19 @@ class UnionServer:
     def _symlink(self, unique: int, nodeid: int, body: bytes) -> None:
         name, _, text = body[:-1].partition(b"\0")
         file, status = self._names.make_link(self._tree.directory(nodeid), w.name_of(name + b"\0"), text)
-        self._entry(unique, file, packed(file.shown, status))
+        self._entry(unique, file, self._tree.file_attributes(file, status))
 
     def _tmpfile(self, unique: int, nodeid: int, body: bytes) -> None:
         _, mode, umask, _ = w.CREATE_IN.unpack_from(body)
         file, status = self._names.make_unnamed(self._tree.directory(nodeid), mode, umask)
-        self._entry(unique, file, packed(file.shown, status), w.OPEN_OUT.pack(0, 0, 0))
+        self._entry(unique, file, self._tree.file_attributes(file, status), w.OPEN_OUT.pack(0, 0, 0))
 
     def _link(self, unique: int, nodeid: int, body: bytes) -> None:
         (number,) = w.LINK_IN.unpack_from(body)
         directory = self._tree.directory(nodeid)
         file = self._tree.writable(number)
         status = self._names.link(file, directory, w.name_of(body[w.LINK_IN.size :]))
-        self._entry(unique, file, packed(file.shown, status))
+        self._entry(unique, file, self._tree.file_attributes(file, status))
 
     def _unlink(self, unique: int, nodeid: int, body: bytes) -> None:
         self._names.unlink(self._tree.directory(nodeid), w.name_of(body))

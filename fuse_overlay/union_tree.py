@@ -8,6 +8,7 @@ import collections
 import errno
 import os
 import stat
+import struct
 from collections.abc import Sequence
 
 from fuse_overlay import copyup
@@ -22,6 +23,7 @@ FIRST_UPPER_INODE = 1 << 33  # lower trees number theirs from 1
 MOST_NAMES = 200_000  # of directories read, kept in memory
 WHOLE = 1 << 62
 UNKNOWN = 1 << 62  # times the kernel has looked a node up, in the days of a server before this one
+_UID_AT, _IDS = 68, struct.Struct("<II")  # in a fuse_attr
 _SECOND = 10**9
 _UNSIGNED = (1 << 64) - 1
 Node = int | Directory | File  # an int is a lower's node id: anything nobody has changed but a directory
@@ -296,8 +298,16 @@ class UnionTree:
                 return node.final
             status = self.file_status(node)
             waits = node.places and node.places[0][0].id == 0  # in the work directory: that name does not count
-            return packed(node.shown, status, status.st_nlink - 1 if waits else -1)
+            return self.file_attributes(node, status, status.st_nlink - 1 if waits else -1)
         return node.final or self._directory_attributes(node)
+
+    def file_attributes(self, file: File, status: os.stat_result, links: int = -1) -> bytes:
+        """A fuse_attr of a file of the upper."""
+        attributes = packed(file.shown, status, links)
+        if not self.upper.shows_owners or not stat.S_ISREG(status.st_mode):
+            return attributes
+        fd, name = (file.fd, None) if file.fd >= 0 else self.upper.place(file)
+        return _owned(attributes, self.upper.owner(fd, name, status))
 
     def file_status(self, file: File) -> os.stat_result:
         if file.fd >= 0:
@@ -311,9 +321,13 @@ class UnionTree:
             return lower.attributes(place)
         s = os.fstat(directory.fd if directory.fd >= 0 else self.upper.directory_fd(directory))
         if not directory.lowers:
-            return packed(s.st_ino + FIRST_UPPER_INODE, s)
-        lower, place = directory.lowers[0]  # 1 link, as overlayfs says of what it has merged: nobody has counted
-        return packed(lower.inode(place), s, 1)
+            attributes = packed(s.st_ino + FIRST_UPPER_INODE, s)
+        else:
+            lower, place = directory.lowers[0]
+            attributes = packed(lower.inode(place), s, 1)  # 1 link, as overlayfs says of what it has merged
+        if not self.upper.shows_owners:
+            return attributes
+        return _owned(attributes, self.upper.owner(self.upper.directory_fd(directory), None, s))
 
     # ------------------------------------------------------------------------------------------------ copy-up
     def upper_fd(self, directory: Directory) -> int:
@@ -421,6 +435,10 @@ def packed(inode: int, s: os.stat_result, links: int = -1) -> bytes:
         4096,
         0,
     )
+
+
+def _owned(attributes: bytes, owner: marks.Owner) -> bytes:
+    return attributes[:_UID_AT] + _IDS.pack(owner.uid, owner.gid) + attributes[_UID_AT + _IDS.size :]
 
 
 def with_links(attributes: bytes, less: int) -> bytes:

@@ -67,6 +67,8 @@ class Upper:
         os.makedirs(os.path.join(work, WORK_NAME), mode=0o700, exist_ok=True)
         self.work = os.open(os.path.join(work, WORK_NAME), _DIRECTORY)
         self.id_count = id_count
+        self.marks_owners = id_count == 1 or os.geteuid() != 0
+        self.shows_owners = self.marks_owners and id_count > 1  # with one id everything is shown as root's
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (limit[1], limit[1]))
         room = min(limit[1], 65536)
@@ -257,9 +259,29 @@ class Upper:
             except OSError:
                 continue
 
-    def own(self, fd: int, uid: int, gid: int) -> None:
-        """Give an open file or directory of the upper, just made by us, to its owner. Raises OSError."""
-        if uid or gid:
-            if max(uid, gid) >= self.id_count:
-                return
-            os.fchown(fd, uid, gid)
+    def give(self, fd: int, name: bytes | None, uid: int, gid: int) -> None:
+        """To an owner, -1: as it is. Where the host's user may not, the file keeps a mark of whose it is.
+
+        `name` in the directory `fd`, or None for the descriptor itself. Raises OSError."""
+        try:
+            if name is None:
+                os.fchown(fd, uid, gid)
+            else:
+                os.chown(name, uid, gid, dir_fd=fd, follow_symlinks=False)
+        except OSError as error:
+            if not self.marks_owners or error.errno not in (errno.EPERM, errno.EINVAL):
+                raise
+            status = os.fstat(fd) if name is None else os.stat(name, dir_fd=fd, follow_symlinks=False)
+            if stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode):  # nothing else takes a mark
+                known = self.owner(fd, name, status)
+                owner = marks.Owner(known.uid if uid < 0 else uid, known.gid if gid < 0 else gid, status.st_mode)
+                os.setxattr(
+                    fd if name is None else b"/proc/self/fd/%d/%s" % (fd, name), marks.OWNER, marks.owner_value(owner)
+                )
+
+    def owner(self, fd: int, name: bytes | None, status: os.stat_result) -> marks.Owner:
+        """Whose a file is by its mark, else by itself."""
+        value = self.xattr(fd, name or b"", marks.OWNER)
+        return (marks.parse_owner(value) if value else None) or marks.Owner(
+            status.st_uid, status.st_gid, status.st_mode
+        )

@@ -15,6 +15,7 @@ OPAQUE = b"user.overlay.opaque"  # y: nothing of the layers below shows; x: may 
 WHITEOUT = b"user.overlay.whiteout"  # of an empty file in a directory of opaque x: a whiteout
 ORIGIN = b"user.overlay.rootless.origin"  # what a copied-up file was below: keeps its st_ino
 OWNER = b"user.overlay.rootless.owner"  # uid:gid:mode that the host's user may not give to a file
+_ESCAPE = b"user.overlay.overlay."
 _HIDDEN = (b"user.overlay.", b"user.fuseoverlayfs.", b"trusted.overlay.")
 _ORIGIN = struct.Struct("<QQQQ")
 
@@ -43,8 +44,23 @@ def is_whiteout(mode: int, rdev: int) -> bool:
 
 
 def is_hidden(name: bytes) -> bool:
-    """Whether an xattr is ours and no business of the container's."""
+    """Whether an xattr of a layer is ours and no business of the container's."""
     return name.startswith(_HIDDEN)
+
+
+def stored_name(name: bytes) -> bytes | None:
+    """The name under which the upper has a container's xattr: overlayfs' own are escaped, so that a union in it
+    can have its marks too. None: the container may not have one of this name."""
+    if name.startswith(PRIVATE):
+        return _ESCAPE + name[len(PRIVATE) :]
+    return None if name.startswith(_HIDDEN) else name
+
+
+def shown_name(name: bytes) -> bytes | None:
+    """The other way round; None for what is not the container's."""
+    if name.startswith(_ESCAPE):
+        return PRIVATE + name[len(_ESCAPE) :]
+    return None if name.startswith(_HIDDEN) else name
 
 
 def origin_value(origin: Origin) -> bytes:

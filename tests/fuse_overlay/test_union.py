@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import stat
 import subprocess
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -158,8 +160,11 @@ def test_marks_are_hidden(mounted: Mounted) -> None:
         path = top / "etc" / "passwd"
         os.setxattr(path, "user.mine", b"1")
         assert os.listxattr(path) == ["user.mine"]
-        with pytest.raises(OSError):
-            os.setxattr(path, "user.overlay.opaque", b"y")
+        os.setxattr(
+            path, "user.overlay.opaque", b"y"
+        )  # a mark of a union in the container is stored under another name
+        assert sorted(os.listxattr(path)) == ["user.mine", "user.overlay.opaque"]
+        assert os.getxattr(path, "user.overlay.opaque") == b"y"
 
     mounted(look)
 
@@ -192,3 +197,29 @@ def test_a_sparse_file_of_a_layer_is_copied_up_with_its_holes(tmp_path: Path) ->
         assert (tmp_path / "upper" / "file").stat().st_blocks * 512 < 100_000
 
     with_mount(serve, tmp_path / "target", look, read_only=False)
+
+
+def test_an_owner_that_does_not_exist_here_is_noted_at_copy_up(tmp_path: Path) -> None:
+    made = io.BytesIO()
+    with tarfile.open(fileobj=made, mode="w") as tar:
+        info = tarfile.TarInfo("file")
+        info.uid, info.gid, info.mode = 33, 34, 0o640
+        tar.addfile(info)
+    write_layer(tmp_path / "layer", made.getvalue())
+    merge_tree([tmp_path / "layer"], tmp_path / "tree")
+    tree = open_tree(tmp_path / "tree", [tmp_path / "layer"])
+    for name in ("upper", "work", "target"):
+        (tmp_path / name).mkdir()
+
+    def serve(fd: int, resume: bool) -> None:
+        serve_union(
+            fd, [tree], str(tmp_path / "upper"), str(tmp_path / "work"), UnionOptions(id_count=1), resume=resume
+        )
+
+    def look(_fd: int, _server: int) -> None:
+        path = tmp_path / "target" / "file"
+        path.write_text("changed")
+        assert (path.stat().st_uid, path.read_text()) == (0, "changed")
+
+    with_mount(serve, tmp_path / "target", look, read_only=False)
+    assert os.getxattr(tmp_path / "upper" / "file", "user.overlay.rootless.owner") == b"33:34:100640"

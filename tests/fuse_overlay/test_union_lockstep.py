@@ -116,6 +116,8 @@ class Side:
             os.utime(at, ns=(10**9 + 1, -(10**9)), follow_symlinks=False)
         elif what == "xattr":
             os.setxattr(at, "user.a", b"1")
+        elif what == "inner":
+            os.setxattr(at, "user.overlay.opaque", b"y")
         elif what == "noxattr":
             os.removexattr(at, "user.a")
         elif what == "truncate":
@@ -125,7 +127,7 @@ class Side:
         elif what == "list":
             return sorted(os.listdir(at))
         elif what == "hidden":
-            return [name for name in os.listxattr(at) if "overlay" in name]
+            return sorted(os.listxattr(at))
         return None
 
     def clear(self, path: str) -> None:
@@ -245,7 +247,7 @@ class Lockstep(RuleBasedStateMachine):
 
     @rule(
         path=PATHS,
-        what=st.sampled_from(["chmod", "utime", "xattr", "noxattr", "truncate", "readlink", "list", "hidden"]),
+        what=st.sampled_from(["chmod", "utime", "xattr", "noxattr", "inner", "truncate", "readlink", "list", "hidden"]),
     )
     def change(self, path: str, what: str) -> None:
         self.both(lambda side: side.change(path, what))
