@@ -91,24 +91,27 @@ class Device:
         if length != received:
             return
         body = memoryview(buffer)[_HEADER_BYTES:received]
+        number = 0
         try:
             if opcode == w.WRITE and write is not None:
                 write(unique, nodeid, body)
             elif (handler := handlers.get(opcode)) is not None:
                 handler(unique, nodeid, bytes(body))
-            elif opcode not in _SILENT:
-                self.error(unique, errno.ENOSYS)
+            else:
+                number = errno.ENOSYS
         except Refused as refused:
-            self.error(unique, refused.errno)
+            number = refused.errno
         except OSError as error:
             if error.filename == _DEVICE:
                 raise
-            self.error(unique, error.errno or errno.EIO)
+            number = error.errno or errno.EIO
         except (ValueError, IndexError, OverflowError, struct.error):  # a request or an index that lies
-            self.error(unique, errno.EIO)
+            number = errno.EIO
         except Exception:  # a mistake of ours: its asker is told, all others go on
             traceback.print_exc()
-            self.error(unique, errno.EIO)
+            number = errno.EIO
+        if number and opcode not in _SILENT:
+            self.error(unique, number)
 
     def write(self, parts: list[bytes | memoryview]) -> None:
         """A whole answer, header first."""

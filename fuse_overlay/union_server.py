@@ -188,7 +188,7 @@ class UnionServer:
     def _lookup(self, unique: int, nodeid: int, body: bytes) -> None:
         tree = self._tree
         directory = tree.directory(nodeid)
-        name = body[:-1]
+        name = w.entry_name(body)
         if len(name) > NAME_BYTES:  # the kernel lets up to 1,024 through
             raise OSError(errno.ENAMETOOLONG, "name too long")
         node = tree.find(directory, name)
@@ -219,20 +219,20 @@ class UnionServer:
     def _mknod(self, unique: int, nodeid: int, body: bytes) -> None:
         mode, rdev, umask, _ = w.MKNOD_IN.unpack_from(body)
         file, status = self._names.make_file(
-            self._tree.directory(nodeid), w.name_of(body[w.MKNOD_IN.size :]), mode, umask, rdev
+            self._tree.directory(nodeid), w.entry_name(body[w.MKNOD_IN.size :]), mode, umask, rdev
         )
         self._entry(unique, file, self._tree.file_attributes(file, status))
 
     def _mkdir(self, unique: int, nodeid: int, body: bytes) -> None:
         mode, umask = w.MKDIR_IN.unpack_from(body)
         directory, _ = self._names.make_directory(
-            self._tree.directory(nodeid), w.name_of(body[w.MKDIR_IN.size :]), mode & 0o7777, umask
+            self._tree.directory(nodeid), w.entry_name(body[w.MKDIR_IN.size :]), mode & 0o7777, umask
         )
         self._entry(unique, directory, self._tree.attributes(directory))
 
     def _symlink(self, unique: int, nodeid: int, body: bytes) -> None:
         name, _, text = body[:-1].partition(b"\0")
-        file, status = self._names.make_link(self._tree.directory(nodeid), w.name_of(name + b"\0"), text)
+        file, status = self._names.make_link(self._tree.directory(nodeid), w.entry_name(name + b"\0"), text)
         self._entry(unique, file, self._tree.file_attributes(file, status))
 
     def _tmpfile(self, unique: int, nodeid: int, body: bytes) -> None:
@@ -244,15 +244,15 @@ class UnionServer:
         (number,) = w.LINK_IN.unpack_from(body)
         directory = self._tree.directory(nodeid)
         file = self._tree.writable(number)
-        status = self._names.link(file, directory, w.name_of(body[w.LINK_IN.size :]))
+        status = self._names.link(file, directory, w.entry_name(body[w.LINK_IN.size :]))
         self._entry(unique, file, self._tree.file_attributes(file, status))
 
     def _unlink(self, unique: int, nodeid: int, body: bytes) -> None:
-        self._names.unlink(self._tree.directory(nodeid), w.name_of(body))
+        self._names.unlink(self._tree.directory(nodeid), w.entry_name(body))
         self._device.reply(unique)
 
     def _rmdir(self, unique: int, nodeid: int, body: bytes) -> None:
-        self._names.rmdir(self._tree.directory(nodeid), w.name_of(body))
+        self._names.rmdir(self._tree.directory(nodeid), w.entry_name(body))
         self._device.reply(unique)
 
     def _rename(self, unique: int, nodeid: int, body: bytes) -> None:
@@ -264,7 +264,7 @@ class UnionServer:
         self._renamed(unique, nodeid, target, body[w.RENAME2_IN.size :], flags)
 
     def _renamed(self, unique: int, nodeid: int, target: int, names: bytes, flags: int) -> None:
-        name, new_name = w.names_of(names)
+        name, new_name = w.entry_names(names)
         tree = self._tree
         self._names.rename(tree.directory(nodeid), name, tree.directory(target), new_name, flags)
         self._device.reply(unique)

@@ -112,10 +112,18 @@ def name_of(body: bytes) -> bytes:
     return body[:-1]
 
 
-def names_of(body: bytes) -> tuple[bytes, bytes]:
-    """Two NUL-terminated names. Raises ValueError."""
+def entry_name(body: bytes) -> bytes:
+    """A body that is the name of a directory's entry. Raises ValueError."""
+    name = name_of(body)
+    if name in (b"", b".", b".."):
+        raise ValueError("not an entry's name")
+    return name
+
+
+def entry_names(body: bytes) -> tuple[bytes, bytes]:
+    """Two of them. Raises ValueError."""
     first, _, second = body[:-1].partition(b"\0")
-    return name_of(first + b"\0"), name_of(second + body[-1:])
+    return entry_name(first + b"\0"), entry_name(second + body[-1:])
 
 
 def pad8(size: int) -> int:

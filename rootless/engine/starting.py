@@ -41,10 +41,12 @@ class Start:
         """What is below the container's own layer: where the image is mounted, or what is to be served.
 
         Raises StartError."""
-        if driver == UNION:
+        if driver == UNION and source.kind != "lazy":
             return UnionSpec(source.kind, str(source.tree), tuple(map(str, source.layers)), source.exclude)
         try:
-            return await self._link.mounted(source.mount)
+            path = await self._link.mounted(source.mount)
+            # what is not here yet comes through the image server
+            return UnionSpec("mounted", path) if driver == UNION else path
         except LaunchFailure as failure:
             raise StartError(f"cannot mount the image: {failure}") from failure
 

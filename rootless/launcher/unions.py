@@ -101,8 +101,9 @@ class Unions:
             if union.kind == "tree":
                 lower = fuse_overlay.open_tree(Path(union.tree), [Path(layer) for layer in union.layers])
             else:
+                live = union.kind == "directory"
                 lower = fuse_overlay.DirectoryLayer(
-                    union.tree, live=True, exclude=union.exclude, journal_fd=mount.journal_fd
+                    union.tree, live=live, exclude=union.exclude, journal_fd=mount.journal_fd
                 )
             options = fuse_overlay.UnionOptions(id_count=self._id_count)
             fuse_overlay.serve_union(mount.fuse_fd, [lower], mount.root.upper, mount.root.work, options, resume=resume)

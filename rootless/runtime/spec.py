@@ -13,7 +13,8 @@ DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 @dataclass(frozen=True)
 class UnionSpec:
-    """The layers below a container's own in driver `fuse`, named as MountImage names an image."""
+    """The layers below a container's own in driver `fuse`, named as MountImage names an image; `kind` mounted: `tree`
+    is where that is mounted already."""
 
     kind: str
     tree: str
