@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from fuse_overlay.device import MAX_READ, Device, Handler, init_answer
@@ -225,9 +225,12 @@ class UnionServer:
 
     def _mkdir(self, unique: int, nodeid: int, body: bytes) -> None:
         mode, umask = w.MKDIR_IN.unpack_from(body)
-        directory, _ = self._names.make_directory(
-            self._tree.directory(nodeid), w.entry_name(body[w.MKDIR_IN.size :]), mode & 0o7777, umask
-        )
+        parent, name = self._tree.directory(nodeid), w.entry_name(body[w.MKDIR_IN.size :])
+        made = self._tree.find(parent, name) if unique & w.UNIQUE_RESEND else None
+        if isinstance(made, Directory):
+            directory = made
+        else:
+            directory, _ = self._names.make_directory(parent, name, mode & 0o7777, umask)
         self._entry(unique, directory, self._tree.attributes(directory))
 
     def _symlink(self, unique: int, nodeid: int, body: bytes) -> None:
@@ -243,17 +246,19 @@ class UnionServer:
     def _link(self, unique: int, nodeid: int, body: bytes) -> None:
         (number,) = w.LINK_IN.unpack_from(body)
         directory = self._tree.directory(nodeid)
+        name = w.entry_name(body[w.LINK_IN.size :])
         file = self._tree.writable(number)
-        status = self._names.link(file, directory, w.entry_name(body[w.LINK_IN.size :]))
+        if unique & w.UNIQUE_RESEND and self._tree.find(directory, name) is file:
+            status = self._tree.file_status(file)
+        else:
+            status = self._names.link(file, directory, name)
         self._entry(unique, file, self._tree.file_attributes(file, status))
 
     def _unlink(self, unique: int, nodeid: int, body: bytes) -> None:
-        self._names.unlink(self._tree.directory(nodeid), w.entry_name(body))
-        self._device.reply(unique)
+        self._change(unique, self._names.unlink, self._tree.directory(nodeid), w.entry_name(body))
 
     def _rmdir(self, unique: int, nodeid: int, body: bytes) -> None:
-        self._names.rmdir(self._tree.directory(nodeid), w.entry_name(body))
-        self._device.reply(unique)
+        self._change(unique, self._names.rmdir, self._tree.directory(nodeid), w.entry_name(body))
 
     def _rename(self, unique: int, nodeid: int, body: bytes) -> None:
         (target,) = w.RENAME_IN.unpack_from(body)
@@ -266,7 +271,15 @@ class UnionServer:
     def _renamed(self, unique: int, nodeid: int, target: int, names: bytes, flags: int) -> None:
         name, new_name = w.entry_names(names)
         tree = self._tree
-        self._names.rename(tree.directory(nodeid), name, tree.directory(target), new_name, flags)
+        self._change(unique, self._names.rename, tree.directory(nodeid), name, tree.directory(target), new_name, flags)
+
+    def _change(self, unique: int, change: Callable[..., None], *arguments: object) -> None:
+        """A request that is sent again because a server died may have been carried out: then its name is gone."""
+        try:
+            change(*arguments)
+        except OSError as error:
+            if error.errno != errno.ENOENT or not unique & w.UNIQUE_RESEND:
+                raise
         self._device.reply(unique)
 
     # ------------------------------------------------------------------------------------------------ listings

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
@@ -39,10 +40,10 @@ def test_lies_are_answered(tmp_path: Path) -> None:
     server = start_server(theirs.fileno(), serve)
     unique = 0
 
-    def ask(opcode: int, node: int, body: bytes) -> int:
-        """The errno of the answer."""
+    def ask(opcode: int, node: int, body: bytes, again: int = 0) -> int:
+        """The errno of the answer. `again`: the bit of a request that a dead server had before us."""
         nonlocal unique
-        unique += 1
+        unique = unique + 1 & ~w.UNIQUE_RESEND | again
         length = w.IN_HEADER.size + len(body)
         ours.send(w.IN_HEADER.pack(length, opcode, unique, node, 0, 0, os.getpid(), 0, 0) + body)
         if opcode in QUIET:
@@ -63,6 +64,15 @@ def test_lies_are_answered(tmp_path: Path) -> None:
         ours.send(b"too short")
         ours.send(w.IN_HEADER.pack(4096, w.GETATTR, 1, 1, 0, 0, 0, 0, 0))  # a length that lies
         assert ask(w.GETATTR, 1, bytes(16)) == 0
+        for opcode, body in (
+            (w.UNLINK, b"gone\0"),
+            (w.RMDIR, b"gone\0"),
+            (w.RENAME, struct.pack("<Q", 1) + b"gone\0new\0"),
+        ):
+            assert ask(opcode, 1, body) == errno.ENOENT
+            assert ask(opcode, 1, body, w.UNIQUE_RESEND) == 0
+        made = struct.pack("<II", 0o755, 0) + b"made\0"
+        assert [ask(w.MKDIR, 1, made), ask(w.MKDIR, 1, made, w.UNIQUE_RESEND)] == [0, 0]
     finally:
         os.kill(server, signal.SIGKILL)
         os.waitpid(server, 0)
