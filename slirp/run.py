@@ -7,7 +7,7 @@ descriptors, each is answered with one; one over 60 kB comes as {"type": "Memfd"
     {"type": "Names", "endpoint_id", "names", "private_names", "resolvers"}
     {"type": "Reset", "endpoint_id", "flows"}       connections of a process before this one, see host.stale
     {"type": "Forbid", "subnets"}                   in place of those of the configuration
-    {"type": "Detach", "endpoint_id", "dead"}       the device is gone with the answer; of a dead guest, soon after it
+    {"type": "Detach", "endpoint_id"}               the device is gone with the answer
     {"type": "Publish", "publish_id", "endpoint_id", "guest_port", "protocol"} + bound socket
     {"type": "Unpublish", "publish_id"}
     {"type": "Ping"}               -> {"ok": true, "unconfined": what it could not give up before the first packet}
@@ -16,7 +16,6 @@ Answers are {"ok": true} or {"error": …}, with "gone": true where the endpoint
 
 from __future__ import annotations
 
-import _thread
 import array
 import ipaddress
 import json
@@ -115,7 +114,7 @@ class Network:
         elif kind == "Forbid":
             self._router.forbid([str(subnet) for subnet in command["subnets"]])
         elif kind == "Detach":
-            self._detach(command["endpoint_id"], dead=bool(command.get("dead")))
+            self._detach(command["endpoint_id"])
         elif kind == "Unpublish":
             self._router.published.unpublish(command["publish_id"])
         elif kind == "Ping":
@@ -175,17 +174,14 @@ class Network:
         names = [str(name) for name in command.get("names") or ()]
         self._router.name(endpoint, names, command.get("private_names") or {})
 
-    def _detach(self, endpoint_id: str, *, dead: bool = False) -> None:
+    def _detach(self, endpoint_id: str) -> None:
         endpoint = self._endpoints.pop(endpoint_id, None)
         if endpoint is not None:
             self._router.forget(endpoint)
             self._poller.remove(endpoint.tap)
             if self._by_mac.get(endpoint.mac) is endpoint:
                 del self._by_mac[endpoint.mac]
-            if dead:  # the last descriptor: unregistering the device takes the kernel 25 ms, the neighbours would wait
-                _thread.start_new_thread(os.close, (endpoint.tap,))
-            else:
-                os.close(endpoint.tap)
+            os.close(endpoint.tap)
 
     # ------------------------------------------------------------------------------------------------ frames
     def _frames(self, endpoint: Endpoint) -> None:
