@@ -7,7 +7,7 @@ from fuse_overlay.image_server import serve_tree
 from fuse_overlay.layers.archive import upper_changes, write_merged, write_upper
 from fuse_overlay.layers.emit import TarWriter
 from fuse_overlay.layers.entry import Entry, normalise
-from fuse_overlay.layers.lazy import LazyContent, contents_in_common, write_lazy_layer
+from fuse_overlay.layers.lazy import LazyContent, contents_in_common, merge_lazy_tree, write_lazy_layer
 from fuse_overlay.layers.store import (
     Layer,
     LayerWriter,
@@ -34,6 +34,7 @@ __all__ = [
     "UnionOptions",
     "contents_in_common",
     "index_layer",
+    "merge_lazy_tree",
     "merge_tree",
     "mount_fuse",
     "normalise",

@@ -37,8 +37,8 @@ def pack_pieces(pieces: Sequence[tuple[int, int]]) -> bytes:
     return b"".join(PIECE.pack(*piece) for piece in pieces)
 
 
-def write(path: Path, root: Node, layers: Sequence[LayerId], *, merged: bool) -> int:
-    """Write an index of the tree below `root` to a new file and sync it; returns the number of rows. Raises OSError,
+def write(path: Path, root: Node, layers: Sequence[LayerId], *, merged: bool, sync: bool = True) -> int:
+    """Write an index of the tree below `root` to a new file and `sync` it; returns the number of rows. Raises OSError,
     LayerError (too large)."""
     numbering = _number(root)
     order = numbering.order
@@ -107,7 +107,8 @@ def write(path: Path, root: Node, layers: Sequence[LayerId], *, merged: bool) ->
         start = _Region(file.fileno(), 0)
         start.add(head + struct.pack("<I", zlib.crc32(head + table)) + table)
         start.flush()
-        os.fsync(file.fileno())
+        if sync:
+            os.fsync(file.fileno())
     return len(order)
 
 

@@ -8,7 +8,8 @@ contents of its members one after the other, and filled span by span by somebody
     server      path of the socket of whoever fills: it is sent "<directory> <span> <span> …\\n" and answers one byte, 1
                 when those are there, 0 when they will not come
 
-Written by `write_lazy_layer`; filled by `LazyContent.put`; read by `lazy_server`."""
+Nothing of it is synced: what is lost can be fetched again. Written by `write_lazy_layer`; filled by `LazyContent.put`;
+read by `lazy_server`."""
 
 from __future__ import annotations
 
@@ -25,12 +26,13 @@ from pathlib import Path
 from fuse_overlay.errors import LayerError
 from fuse_overlay.layers import build, indexing
 from fuse_overlay.layers.entry import Entry
-from fuse_overlay.layers.index import SPARSE, Index, LayerId
-from fuse_overlay.layers.store import INDEX_NAME, TAR_NAME
+from fuse_overlay.layers.index import MERGED, SPARSE, Index, LayerId
+from fuse_overlay.layers.store import INDEX_NAME, TAR_NAME, merge_tree
 
 SPANS_NAME, PRESENT_NAME, SERVER_NAME = "spans", "present", "server"
 CONNECT_SECONDS = 60.0  # whoever fills may be started again meanwhile
 ANSWER_SECONDS = 600.0
+_COPY_BYTES = 1 << 20
 _SPAN = struct.Struct("<QQ")
 
 
@@ -51,7 +53,19 @@ def write_lazy_layer(
     (directory / SPANS_NAME).write_bytes(b"".join(_SPAN.pack(*span) for span in spans))
     (directory / PRESENT_NAME).write_bytes(bytes(max(1, len(spans))))
     (directory / SERVER_NAME).write_bytes(os.fsencode(server))
-    indexing.write(directory / INDEX_NAME, tree.root, [LayerId(identity, size)], merged=tree.merged)
+    indexing.write(directory / INDEX_NAME, tree.root, [LayerId(identity, size)], merged=tree.merged, sync=False)
+
+
+def merge_lazy_tree(directories: Sequence[Path], tree_path: Path) -> None:
+    """As merge_tree; the tree of a single layer is its own index. Raises LayerError, OSError."""
+    if len(directories) == 1:
+        opened = Index(directories[0] / INDEX_NAME)
+        alone = bool(opened.flags & MERGED)
+        opened.close()
+        if alone:
+            os.link(directories[0] / INDEX_NAME, tree_path)
+            return
+    merge_tree(directories, tree_path)
 
 
 class LazyContent:
@@ -104,7 +118,7 @@ class LazyContent:
         """Fill the spans of a file's contents from where those lie in another. Raises OSError."""
         spans = range(bisect.bisect_left(self._begins, offset), bisect.bisect_left(self._begins, offset + size))
         while size:
-            copied = os.copy_file_range(source, self._fd, size, at, offset)
+            copied = os.pwrite(self._fd, os.pread(source, min(size, _COPY_BYTES), at), offset)
             if not copied:
                 raise OSError(5, "the layer is shorter than its index says")
             at, offset, size = at + copied, offset + copied, size - copied

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from rootless.api import filters as filters_module
 from rootless.api.http import Request, Response, StreamResponse, json_response
 from rootless.api.images import progress_response, registry_auth
 from rootless.engine.engine import Engine
+from rootless.images.image import Image
 from rootless.images.storing import Progress
-from rootless.model import reference
+from rootless.model import platforms, reference
 from rootless.model.errors import Conflict, InvalidParameter, NotFound
+from rootless.model.platforms import Platform
+from rootless.registry.documents import parse_json
 
 MAX_SEARCH = 100
 
@@ -27,6 +28,10 @@ async def push(engine: Engine, request: Request, parameters: dict[str, str]) -> 
     images = [(_find(engine, name), reference.parse(name)) for name in names]
     if not images:
         raise NotFound(f"An image does not exist locally with the tag: {wanted.familiar_repository}")
+    if request.query.get("platform"):
+        wished = _platform(request.query["platform"])
+        for image, name in images:
+            _check_platform(image, name, wished)
     auth = registry_auth(request)
 
     async def work(progress: Progress) -> None:
@@ -41,7 +46,7 @@ def _names_of(engine: Engine, wanted: reference.Reference) -> list[str]:
     return [name for image in engine.images.all() for name in image.names if name.startswith(wanted.repository + ":")]
 
 
-def _find(engine: Engine, name: str) -> Any:
+def _find(engine: Engine, name: str) -> Image:
     wanted = reference.parse(name)
     image = next((image for image in engine.images.all() if name in image.names), None)
     if image is None:
@@ -49,6 +54,25 @@ def _find(engine: Engine, name: str) -> Any:
     if engine.images.is_host(image):
         raise Conflict("the image host is this machine's own root directory: it cannot be pushed")
     return image
+
+
+def _platform(text: str) -> Platform:
+    """`linux/arm64`, or the object that docker's client sends. Raises InvalidParameter."""
+    if not text.startswith("{"):
+        return platforms.parse(text)
+    value = parse_json(text.encode(), "platform")
+    return platforms.parse("/".join(str(value[key]) for key in ("os", "architecture", "variant") if value.get(key)))
+
+
+def _check_platform(image: Image, name: reference.Reference, wished: Platform) -> None:
+    there = Platform(*(str(image.config.get(key) or "") for key in ("os", "architecture", "variant")))
+    if (there.system, there.architecture) != (wished.system, wished.architecture) or (
+        wished.variant and there.variant not in ("", wished.variant)
+    ):
+        raise NotFound(
+            f"image with reference {name.familiar} was found but does not match the specified platform: "
+            f"wanted {wished}, actual: {there}"
+        )
 
 
 async def login(engine: Engine, request: Request, parameters: dict[str, str]) -> Response:

@@ -206,7 +206,7 @@ class Images:
 
     def resume_lazy(self, nursery: trio.Nursery, *, mounted: bool) -> None:
         """At the engine's start: go on with what another engine began. `mounted`: see LazyImages.resume."""
-        if (self.layout.root / "lazy").is_dir():
+        if (self._settings.state_root / "lazy").is_dir():
             from rootless.client.credentials import Credentials
 
             home = Path(os.environ.get("DOCKER_CONFIG") or Path(os.environ.get("HOME", "/")) / ".docker")
@@ -228,8 +228,8 @@ class Images:
         if self.lazy is None:
             from rootless.images.lazy import LazyImages
 
-            socket = self._settings.runtime_dir / "lazy.sock"
-            self.lazy = LazyImages(self.layout, socket, lambda: self.access, nursery)
+            directory, socket = self._settings.state_root / "lazy", self._settings.runtime_dir / "lazy.sock"
+            self.lazy = LazyImages(self.layout, directory, socket, lambda: self.access, nursery)
         return self.lazy
 
     async def push(

@@ -1,5 +1,5 @@
 """Images that are started before they are here (`run --pull lazy`): the tree comes at once, what is read is fetched
-when it is read, the rest follows in the background as an ordinary pull does.
+when it is read, the rest follows in the background as an ordinary pull does. Below the state root:
 
     lazy/<packed digest>/    a lazy layer (fuse_overlay.layers.lazy), for the containers that were started with it
     lazy/tree-<chain id>     the tree over such layers
@@ -24,7 +24,7 @@ from pathlib import Path
 
 import trio
 
-from fuse_overlay import LayerError, LazyContent, merge_tree, write_lazy_layer
+from fuse_overlay import LayerError, LazyContent, merge_lazy_tree, write_lazy_layer
 from rootless.images import pulling, toc
 from rootless.images.image import Image
 from rootless.images.pulling import Found, opened
@@ -42,6 +42,10 @@ QUIET_SECONDS = 1.5  # nobody has read anything new for so long: then the backgr
 RETRY_SECONDS = 15.0
 PARTS_AT_ONCE = 6
 AROUND_BYTES = 192 << 10  # in one request: a fraction of what a round trip costs
+# the program interpreter, the C library, and what container runtimes and that library look at
+FIRST_NAMES = {b"libc.so.6", b"ld-linux-x86-64.so.2", b"ld-linux-aarch64.so.1", b"ld-musl-x86_64.so.1"}
+FIRST_PATHS = {b"etc/passwd", b"etc/group", b"etc/ld.so.cache", b"bin/sh", b"usr/bin/dash"}
+FIRST_BYTES = 4 << 20
 Auth = Mapping[str, str]
 
 
@@ -90,6 +94,14 @@ class LazyLayer:
                 del self.coming[one]
             event.set()
 
+    def read_first(self) -> list[int]:
+        """The spans of the files that a process reads before its own."""
+        found = []
+        for member in self.contents.members:
+            if member.size and (member.path in FIRST_PATHS or member.path.rpartition(b"/")[2] in FIRST_NAMES):
+                found += self.content.missing(member.data_offset, min(member.size, FIRST_BYTES))
+        return found
+
     def _is_missing(self, number: int) -> bool:
         begin, end = self.content.spans[number]
         return bool(self.content.missing(begin, end - begin))
@@ -124,12 +136,19 @@ class LazyImage:
 class LazyImages:
     """Of one engine. `serve` runs as long as that does."""
 
-    def __init__(self, layout: Layout, socket_path: Path, access: Callable[[], Access], nursery: trio.Nursery) -> None:
+    def __init__(
+        self,
+        layout: Layout,
+        directory: Path,
+        socket_path: Path,
+        access: Callable[[], Access],
+        nursery: trio.Nursery,
+    ) -> None:
         self._layout = layout
+        self._directory = directory
         self._socket_path = socket_path
         self._access = access
         self._nursery = nursery
-        self._directory = layout.root / "lazy"
         self._layers: dict[str, LazyLayer] = {}
         self._limit = trio.CapacityLimiter(PARTS_AT_ONCE)
         self._last_read = 0.0
@@ -204,6 +223,7 @@ class LazyImages:
                 progress({"status": f"Status: Started lazily: {wanted.familiar}; the rest follows"})
                 self._begun(started)
                 with lazy.scope:
+                    await self._fetch_ahead(lazy)
                     await self._complete(lazy, wanted, platform, auth)
         except (RootlessError, NotLazy) as error:
             failure.append(error)
@@ -219,6 +239,20 @@ class LazyImages:
             self._beginning -= 1
             self._changed.set()
             self._changed = trio.Event()
+
+    async def _fetch_ahead(self, lazy: LazyImage) -> None:
+        """What every process reads when it starts, while the container is being made."""
+        try:
+            async with trio.open_nursery() as nursery:
+                for directory in lazy.layers:
+                    if (layer := self._layers.get(directory.name)) is not None:
+                        for number in layer.read_first():
+                            nursery.start_soon(layer.fetch, number, self._limit)
+        except ExceptionGroup as group:
+            error = pulling.first_error(group)
+            if not isinstance(error, RootlessError):
+                raise
+            # whoever reads it is told
 
     async def _begin(
         self, access: Access, repository: Repository, platform: Platform | None, progress: Progress
@@ -272,8 +306,8 @@ class LazyImages:
 
     def _make(self, directory: Path, contents: toc.Contents, digest: str) -> None:
         try:
-            self._directory.mkdir(exist_ok=True)
-            with files.temporary_directory(self._layout.temporary) as staging:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            with files.temporary_directory(self._directory) as staging:
                 made = staging / "lazy"
                 made.mkdir()
                 spans = [(span.begin, span.end) for span in contents.spans]
@@ -290,11 +324,11 @@ class LazyImages:
         tree = self._directory / f"tree-{chain}"
         record = self._directory / f"pull-{chain}"
         try:
-            self._directory.mkdir(exist_ok=True)
+            self._directory.mkdir(parents=True, exist_ok=True)
             tree.unlink(missing_ok=True)
-            merge_tree(directories, tree)
+            merge_lazy_tree(directories, tree)
             said = {"name": wanted.familiar, "platform": str(platform or "")}
-            files.write_file(record, json.dumps(said).encode())
+            record.write_text(json.dumps(said))  # not synced: see fuse_overlay.layers.lazy
         except (LayerError, OSError) as error:
             raise explained(error) from error
         image = Image(

@@ -94,7 +94,7 @@ def test_one_that_runs_goes_on_without_the_registry_when_all_is_here(
     rootless("run", "-d", "--name", name, "--pull", "lazy", image, "sleep", "1000")
     wait_for_the_rest(rootless, image)
     until = time.monotonic() + 10
-    while list((rootless.home / "data" / "lazy").glob("pull-*")):
+    while list((rootless.home / "state" / "lazy").glob("pull-*")):
         assert time.monotonic() < until
         time.sleep(0.05)
     server.faults.statuses = [(404, {})] * 100

@@ -148,6 +148,10 @@ def test_all_tags(rootless: Installation, tmp_path: Path) -> None:
         (["pull", "UPPER"], "invalid reference format: repository name (library/UPPER) must be lowercase"),
         (["pull", "127.0.0.1:1/app"], "cannot reach the registry 127.0.0.1:1: Connection refused"),
         (["push", "127.0.0.1:1/absent"], "An image does not exist locally with the tag: 127.0.0.1:1/absent"),
+        (
+            ["push", "--platform", "linux/s390x", "busybox"],
+            "was found but does not match the specified platform: wanted linux/s390x, actual: linux/amd64",
+        ),
         (["push", "busybox@sha256:" + "0" * 64], "cannot push a digest reference"),
         (["login", "-u", "x", "127.0.0.1:1"], "Cannot perform an interactive login from a non TTY device"),
         (["manifest", "rm", "absent"], "No such manifest: absent:latest"),
