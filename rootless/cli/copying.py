@@ -10,7 +10,7 @@ import json
 import os
 import sys
 import tarfile
-import tempfile
+import threading
 from collections.abc import Iterator
 from typing import IO, Any, cast
 
@@ -20,7 +20,7 @@ from rootless.client import ApiError, Client
 from rootless.client.client import segment
 from rootless.model.errors import InvalidParameter, NotFound, RootlessError
 
-SPOOL_BYTES = 1 << 20
+PIPE_BYTES = 1 << 18
 GO_MODE_DIRECTORY = 1 << 31  # os.ModeDir of Go, in X-Docker-Container-Path-Stat
 
 
@@ -82,20 +82,45 @@ def to_container(client: Client, source: str, container: str, target: str, follo
             name, query["path"] = os.path.basename(target), os.path.dirname(target) or "/"
     if only_contents and is_directory:
         name = "."
-    with tempfile.SpooledTemporaryFile(SPOOL_BYTES) as spool:
-        with tarfile.open(fileobj=cast(IO[bytes], spool), mode="w|", dereference=False) as archive:
-            local = os.path.realpath(source) if follow_link else source.rstrip("/") or "/"
-            archive.add(local, name, filter=None if keep_owner else _of_root)
-        spool.seek(0)
-        client.call("PUT", path, query, body=iter(lambda: spool.read(1 << 18), b""), headers=headers)
+    local = os.path.realpath(source) if follow_link else source.rstrip("/") or "/"
+    client.call("PUT", path, query, body=_packed(local, name, keep_owner), headers=headers)
     return f"Successfully copied to {container}:{target}"
 
 
-def _of_root(member: tarfile.TarInfo) -> tarfile.TarInfo:
-    """This host's ids mean nothing in the container."""
-    member.uid = member.gid = 0
-    member.uname = member.gname = ""
-    return member
+def _packed(local: str, name: str, keep_owner: bool) -> Iterator[bytes]:
+    """A tar of a file or directory, packed while it is sent. Raises OSError."""
+    reading, writing = os.pipe()
+    failures: list[Exception] = []
+
+    def member(info: tarfile.TarInfo) -> tarfile.TarInfo:
+        info.mtime = int(info.mtime)  # else each takes a PAX header
+        info.uname = info.gname = ""
+        if not keep_owner:  # this host's ids mean nothing in the container
+            info.uid = info.gid = 0
+        return info
+
+    def pack() -> None:
+        try:
+            with (
+                os.fdopen(writing, "wb", PIPE_BYTES) as pipe,
+                tarfile.open(fileobj=pipe, mode="w|", bufsize=PIPE_BYTES, dereference=False) as archive,
+            ):
+                archive.add(local, name, filter=member)
+        except BrokenPipeError:
+            return  # the engine has refused
+        except Exception as error:
+            failures.append(error)
+
+    packing = threading.Thread(target=pack, daemon=True)
+    packing.start()
+    try:
+        while data := os.read(reading, PIPE_BYTES):
+            yield data
+    finally:
+        os.close(reading)
+        packing.join()
+    if failures:
+        raise failures[0]
 
 
 def _stat(client: Client, container: str, path: str) -> dict[str, Any]:

@@ -208,9 +208,12 @@ class _Writer:
     def __init__(self, root: Root, top: str, replace: bool) -> None:
         self._root, self._top, self._replace = root, top.rstrip("/"), replace
         self._directories: list[tuple[str, tarfile.TarInfo]] = []
+        self._last: tuple[str, int] | None = None  # the directory of the last member, as the next is often there too
+        os.umask(0)
 
     def finish(self) -> None:
         """Times and modes of directories, which their content would have changed."""
+        self._forget()
         for path, member in reversed(self._directories):
             with contextlib.suppress(FileNotFoundError):
                 fd = self._root.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
@@ -219,15 +222,22 @@ class _Writer:
                 finally:
                     os.close(fd)
 
+    def _forget(self) -> None:
+        if self._last is not None:
+            os.close(self._last[1])
+            self._last = None
+
     def member(self, archive: tarfile.TarFile, member: tarfile.TarInfo) -> None:
         relative = self._relative(member.name)
         if not relative:
             return  # the directory itself keeps its attributes
-        parent = self._parent(os.path.dirname(relative))
-        try:
-            self._make(archive, member, relative, parent, os.path.basename(relative))
-        finally:
-            os.close(parent)
+        above, _, name = relative.rpartition("/")
+        if self._last is None or self._last[0] != above:
+            self._forget()
+            self._last = above, self._parent(above)
+        self._make(archive, member, relative, self._last[1], name)
+        if not member.isreg() and not member.isdir():
+            self._forget()  # a link may stand for a directory of a member to come
 
     def _relative(self, name: str) -> str:
         parts = [part for part in name.split("/") if part not in ("", ".")]
@@ -249,31 +259,21 @@ class _Writer:
             return self._root.open(path, n.O_PATH | os.O_DIRECTORY)
 
     def _make(self, archive: tarfile.TarFile, member: tarfile.TarInfo, relative: str, parent: int, name: str) -> None:
-        there = _kind(parent, name)
-        if there == stat.S_IFDIR and not member.isdir():
-            if not self._replace:
-                raise FilesError("invalid", f'cannot overwrite directory "/{relative}" with non-directory')
-            shutil.rmtree(name, dir_fd=parent)
-        elif there not in (0, stat.S_IFDIR) and member.isdir():
-            if not self._replace:
-                raise FilesError("invalid", f'cannot overwrite non-directory "/{relative}" with directory')
-            os.unlink(name, dir_fd=parent)
-            there = 0
         if member.isdir():
-            if there != stat.S_IFDIR:
-                os.mkdir(name, 0o700, dir_fd=parent)
+            self._anew(parent, name, relative, lambda: os.mkdir(name, 0o700, dir_fd=parent), directory=True)
             self._directories.append((f"{self._top}/{relative}", member))
         elif member.isreg():
-            self._file(archive, member, parent, name)
+            self._file(archive, member, relative, parent, name)
         elif member.issym():
-            _anew(parent, name, lambda: os.symlink(member.linkname, name, dir_fd=parent))
-            with contextlib.suppress(OSError):
-                os.chown(name, member.uid, member.gid, dir_fd=parent, follow_symlinks=False)
+            self._anew(parent, name, relative, lambda: os.symlink(member.linkname, name, dir_fd=parent))
+            if member.uid or member.gid:
+                with contextlib.suppress(OSError):
+                    os.chown(name, member.uid, member.gid, dir_fd=parent, follow_symlinks=False)
             _set_time(name, member, parent)
         elif member.islnk():
-            self._hard_link(member, parent, name)
+            self._hard_link(member, relative, parent, name)
         elif member.isfifo():
-            _anew(parent, name, lambda: os.mkfifo(name, 0o600, dir_fd=parent))
+            self._anew(parent, name, relative, lambda: os.mkfifo(name, 0o600, dir_fd=parent))
             fd = os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
             try:
                 _dress(fd, member)
@@ -282,11 +282,33 @@ class _Writer:
         else:
             raise FilesError("invalid", f"{member.name}: a device cannot be made without root")
 
-    def _file(self, archive: tarfile.TarFile, member: tarfile.TarInfo, parent: int, name: str) -> None:
+    def _anew(
+        self, parent: int, name: str, relative: str, make: Callable[[], object], *, directory: bool = False
+    ) -> None:
+        """Make something that is not there, or in the place of what is there. Raises FilesError."""
+        try:
+            make()
+            return
+        except FileExistsError:
+            there = kind_of(os.stat(name, dir_fd=parent, follow_symlinks=False))
+        if there == stat.S_IFDIR and directory:
+            return
+        if (there == stat.S_IFDIR) != directory and not self._replace:
+            what = "directory", "non-directory"
+            old, new = what if there == stat.S_IFDIR else what[::-1]
+            raise FilesError("invalid", f'cannot overwrite {old} "/{relative}" with {new}')
+        if there == stat.S_IFDIR:
+            shutil.rmtree(name, dir_fd=parent)
+        else:
+            os.unlink(name, dir_fd=parent)
+        make()
+
+    def _file(self, archive: tarfile.TarFile, member: tarfile.TarInfo, relative: str, parent: int, name: str) -> None:
         create = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         made: list[int] = []
         try:
-            _anew(parent, name, lambda: made.append(os.open(name, create, 0o600, dir_fd=parent)))
+            mode = member.mode & 0o777
+            self._anew(parent, name, relative, lambda: made.append(os.open(name, create, mode, dir_fd=parent)))
         except OSError as error:
             if error.errno != errno.EBUSY:  # a file that is mounted: written in place
                 raise
@@ -302,7 +324,7 @@ class _Writer:
         finally:
             os.close(fd)
 
-    def _hard_link(self, member: tarfile.TarInfo, parent: int, name: str) -> None:
+    def _hard_link(self, member: tarfile.TarInfo, relative: str, parent: int, name: str) -> None:
         target = self._relative(member.linkname)
         source = self._parent(os.path.dirname(target))
         try:
@@ -313,7 +335,7 @@ class _Writer:
             def link() -> None:
                 os.link(base, name, src_dir_fd=source, dst_dir_fd=parent, follow_symlinks=False)
 
-            _anew(parent, name, link)
+            self._anew(parent, name, relative, link)
         finally:
             os.close(source)
 
@@ -326,20 +348,18 @@ def _kind(parent: int, name: str) -> int:
         return 0
 
 
-def _anew(parent: int, name: str, make: Callable[[], object]) -> None:
-    """Make something in the place of whatever file is there."""
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(name, dir_fd=parent)
-    make()
-
-
 def _dress(fd: int, member: tarfile.TarInfo) -> None:
-    try:
-        os.fchown(fd, member.uid, member.gid)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.EPERM):  # an id that does not exist here
-            raise
-    os.fchmod(fd, member.mode & 0o7777)
+    """Attributes of something that we have just made as root's, with the permissions it is to have."""
+    status = os.fstat(fd)
+    if (status.st_uid, status.st_gid) != (member.uid, member.gid):
+        try:
+            os.fchown(fd, member.uid, member.gid)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.EPERM):  # an id that does not exist here
+                raise
+        status = os.fstat(fd)
+    if stat.S_IMODE(status.st_mode) != member.mode & 0o7777:
+        os.fchmod(fd, member.mode & 0o7777)
     for key, value in member.pax_headers.items():
         if key.startswith("SCHILY.xattr."):
             with contextlib.suppress(OSError):
