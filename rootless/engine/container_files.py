@@ -19,10 +19,12 @@ from rootless.engine.container import Container
 from rootless.engine.link import Link
 from rootless.engine.record import Records
 from rootless.engine.specification import container_spec
+from rootless.engine.storage import UNION, Storage
 from rootless.images.images import Images
 from rootless.launcher import messages
 from rootless.launcher.client import LaunchFailure
 from rootless.model.errors import Conflict, Forbidden, InvalidParameter, NotFound, RootlessError
+from rootless.runtime.spec import UnionSpec
 
 PIPE_BYTES = 1 << 20  # /proc/sys/fs/pipe-max-size for users
 _KINDS = {"not found": NotFound, "invalid": InvalidParameter, "read-only": Forbidden}
@@ -31,8 +33,8 @@ _KINDS = {"not found": NotFound, "invalid": InvalidParameter, "read-only": Forbi
 class ContainerFiles:
     """Every method raises NotFound, InvalidParameter, Forbidden (read-only), Conflict, RootlessError."""
 
-    def __init__(self, images: Images, records: Records, link: Link) -> None:
-        self._images, self._records, self._link = images, records, link
+    def __init__(self, images: Images, records: Records, link: Link, storage: Storage) -> None:
+        self._images, self._records, self._link, self._storage = images, records, link, storage
 
     async def changes(self, container: Container) -> list[tuple[int, str]]:
         """(0 modified, 1 added, 2 deleted; path), sorted by path."""
@@ -94,10 +96,15 @@ class ContainerFiles:
     async def _request(self, container: Container, action: str, path: str, replace: bool) -> messages.WorkOnFiles:
         image = self._images.resolve(container.record.image_id)
         source = await self._images.sound_source(image)
-        lower = ""
+        lower: str | UnionSpec = ""
         if action in ("stat", "read", "write"):
             if not container.running:
-                lower = await self._link.mounted(source.mount)
+                union = await self._storage.driver(container.record) == UNION
+                if union and source.kind != "lazy":
+                    lower = source.union
+                else:
+                    path_below = await self._link.mounted(source.mount)
+                    lower = UnionSpec("mounted", path_below) if union else path_below
         elif source.kind != "tree" and action != "size":
             raise Conflict(
                 f"{container.name} is a container of the image host, this machine itself: what it sees is not in layers"

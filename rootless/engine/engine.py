@@ -49,9 +49,9 @@ class Engine:
         self.link = Link(settings, nursery, self._hello, self._exited, self._gone, starting)
         self.networks = Networks(settings, self.link, self.events)
         self.networks.find = self.containers.find
-        self.files = ContainerFiles(self.images, self.containers.records, self.link)
         self.storage = self.containers.storage = Storage(settings, self.link)
         self.browsing = Browsing(settings, self.images, self.containers.records, self.link)
+        self.files = ContainerFiles(self.images, self.containers.records, self.link, self.storage)
         self.containers.link = self.execs.link = self.link
         self.containers.networks = self.networks
         self.nursery = nursery

@@ -42,7 +42,7 @@ class Start:
 
         Raises StartError."""
         if driver == UNION and source.kind != "lazy":
-            return UnionSpec(source.kind, str(source.tree), tuple(map(str, source.layers)), source.exclude)
+            return source.union
         try:
             path = await self._link.mounted(source.mount)
             # what is not here yet comes through the image server

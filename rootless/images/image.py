@@ -9,6 +9,7 @@ from typing import Any
 
 from rootless.launcher.messages import MountImage
 from rootless.model import reference
+from rootless.runtime.spec import UnionSpec
 
 HOST_NAME = "docker.io/library/host:latest"
 
@@ -139,3 +140,8 @@ class ImageSource:
     @property
     def mount(self) -> MountImage:
         return MountImage(self.key, self.kind, str(self.tree), tuple(str(layer) for layer in self.layers), self.exclude)
+
+    @property
+    def union(self) -> UnionSpec:
+        """The same, served below a container's own layer (driver `fuse`)."""
+        return UnionSpec(self.kind, str(self.tree), tuple(str(layer) for layer in self.layers), self.exclude)

@@ -68,6 +68,8 @@ class Launcher:
         self._connections: dict[int, _Connection] = {}
         self._engine: _Connection | None = None
         self._removals: dict[int, tuple[_Connection, int, str]] = {}
+        self._unions_of_files: dict[int, str] = {}  # pid of a child at work on files -> its union
+        self._count = 0
         self._processes = Processes(context, idmap, self._exited, self._detach_all, self._attach_tap)
         self._images = Images(mounts_directory, idmap.count, context.syscalls, self._run)
         self._unions = Unions(mounts_directory, idmap.count, context.syscalls, self._run)
@@ -135,6 +137,9 @@ class Launcher:
 
     def _reaped(self, pid: int, status: int) -> None:
         if self._processes.reaped(pid, status):
+            return
+        if (union := self._unions_of_files.pop(pid, None)) is not None:
+            self._unions.unmount(union)
             return
         if (removal := self._removals.pop(pid, None)) is not None:
             connection, request_id, path = removal
@@ -389,18 +394,31 @@ class Launcher:
         return self._processes.readable(channel)
 
     def _work_on_files(self, request: messages.WorkOnFiles, descriptors: list[int]) -> None:
-        """The child reports by itself: nothing here waits for it."""
+        """The child reports by itself: nothing here waits for it. In driver `fuse` a container that does not run has no
+        root: one is served for as long as the child is at work."""
+        union = ""
         try:
             if len(descriptors) != 2:
                 raise LaunchRefused("files", 22, "two descriptors are needed")
-            pidfd = self._processes.running_pidfd(request.spec.container_id)
+            spec = request.spec
+            pidfd = self._processes.running_pidfd(spec.container_id)
+            if spec.root.union is not None and pidfd < 0:
+                self._count += 1
+                union = f"files-{self._count}"
+                root = dataclasses.replace(spec.root, lower=self._unions.mount(union, spec.root))
+                request = dataclasses.replace(request, spec=dataclasses.replace(spec, root=root))
 
             def work() -> None:
                 from rootless.launcher import container_files  # in the child: the launcher's start does not pay for it
 
                 container_files.work(request, pidfd, descriptors[0], descriptors[1], self._context)
 
-            self._run("rl-files", [*descriptors, *([pidfd] if pidfd >= 0 else [])], work)
+            pid = self._run("rl-files", [*descriptors, *([pidfd] if pidfd >= 0 else [])], work)
+            if union:
+                self._unions_of_files[pid] = union
+        except BaseException:
+            self._unions.unmount(union)
+            raise
         finally:
             wire.close_all(descriptors)
 

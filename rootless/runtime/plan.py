@@ -57,7 +57,7 @@ def files_plan(spec: ContainerSpec) -> list[steps.Step]:
     """The root and the volumes alone, for those who look at the files of a container that does not run. A volume that
     has gone is left out."""
     return [
-        steps.RootOverlay(spec.root.lower, spec.root.upper, spec.root.work),
+        _root(spec),
         *(replace(step, optional=True) if isinstance(step, steps.Bind) else step for step in _volumes(spec)),
     ]
 

@@ -49,9 +49,10 @@ def listing(rootless: Installation, image: str) -> str:
     return rootless.out("run", "--rm", "--network", "none", image, "sh", "-c", script)
 
 
-@pytest.fixture
-def changed(rootless: Installation, name: str) -> str:
-    rootless("run", "--name", name, "--network", "none", "busybox", "sh", "-c", CHANGES)
+@pytest.fixture(params=["fuse+overlay", "fuse"])
+def changed(rootless: Installation, name: str, request: pytest.FixtureRequest) -> str:
+    driver = f"driver={request.param}"
+    rootless("run", "--name", name, "--storage-opt", driver, "--network", "none", "busybox", "sh", "-c", CHANGES)
     return name
 
 
@@ -111,8 +112,12 @@ def test_commit_of_a_running_container(rootless: Installation, name: str) -> Non
 
 
 @pytest.mark.parametrize("running", [True, False])
-@pytest.mark.parametrize("client", ["rootless", "docker"])
-def test_cp_there_and_back(rootless: Installation, name: str, tmp_path: Path, client: str, running: bool) -> None:
+@pytest.mark.parametrize(
+    ("client", "driver"), [("rootless", "fuse+overlay"), ("docker", "fuse+overlay"), ("rootless", "fuse")]
+)
+def test_cp_there_and_back(
+    rootless: Installation, name: str, tmp_path: Path, client: str, running: bool, driver: str
+) -> None:
     cp = (
         (lambda *words: rootless("cp", *words))
         if client == "rootless"
@@ -120,7 +125,8 @@ def test_cp_there_and_back(rootless: Installation, name: str, tmp_path: Path, cl
     )
     volume = tmp_path / "volume"
     volume.mkdir()
-    rootless("create", "--name", name, "-v", f"{volume}:/data", "busybox", "sleep", "1000")
+    options = ["--storage-opt", f"driver={driver}", "-v", f"{volume}:/data"]
+    rootless("create", "--name", name, *options, "busybox", "sleep", "1000")
     if running:
         rootless("start", name)
     source = tmp_path / "dir"
