@@ -106,9 +106,10 @@ class ContainerFiles:
                     path_below = await self._link.mounted(source.mount)
                     lower = UnionSpec("mounted", path_below) if union else path_below
         elif source.kind != "tree" and action != "size":
-            raise Conflict(
-                f"{container.name} is a container of the image host, this machine itself: what it sees is not in layers"
-            )
+            reason = "its image is not all here yet: wait until it has been pulled"
+            if self._images.is_host(image):
+                reason = "it is of the image host, this machine itself, and what it sees is not in layers"
+            raise Conflict(f"cannot tell what {container.name} changed: {reason}")
         spec = container_spec(container.record, lower, self._records.directory(container.id), ())
         layers = tuple(str(layer) for layer in source.layers)
         return messages.WorkOnFiles(action, spec, str(source.tree), layers, path, replace)
