@@ -100,11 +100,8 @@ async def _stream(engine: Engine, container_id: str, action: str, path: str) -> 
         except RootlessError as error:
             traceback.print_exception(error)
             raise trio.BrokenResourceError from error
-        finally:
-            with trio.CancelScope(shield=True):
-                await stack.aclose()
 
-    return StreamResponse(chunks(), headers=dict(_TAR))
+    return StreamResponse(chunks(), headers=dict(_TAR), closing=stack.aclose)
 
 
 ROUTES = [

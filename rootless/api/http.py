@@ -36,11 +36,13 @@ class Response:
 
 @dataclass
 class StreamResponse:
-    """A response whose body comes in pieces; the headers go out at once."""
+    """A response whose body comes in pieces; the headers go out at once. `closing` is awaited at the end in any case:
+    a generator that was never begun, because the client had gone, does not even run its `finally`."""
 
     chunks: AsyncGenerator[bytes, None]
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
+    closing: Callable[[], Awaitable[None]] | None = None
 
 
 def json_response(value: object, status: int = 200) -> Response:
@@ -232,12 +234,17 @@ class Connection:
         await self._send(data)
 
     async def _send_stream(self, response: StreamResponse) -> None:
-        await self._send(self._head(response.status, {**self._server_headers, **response.headers}))
-        async with aclosing(response.chunks) as chunks:
-            async for chunk in chunks:
-                if chunk:
-                    await self._send(self._h11.send(h11.Data(data=chunk)))
-        await self._send(self._h11.send(h11.EndOfMessage()))
+        try:
+            await self._send(self._head(response.status, {**self._server_headers, **response.headers}))
+            async with aclosing(response.chunks) as chunks:
+                async for chunk in chunks:
+                    if chunk:
+                        await self._send(self._h11.send(h11.Data(data=chunk)))
+            await self._send(self._h11.send(h11.EndOfMessage()))
+        finally:
+            if response.closing is not None:
+                with trio.CancelScope(shield=True):
+                    await response.closing()
 
     def _head(self, status: int, headers: Mapping[str, str]) -> bytes:
         return self._h11.send(h11.Response(status_code=status, headers=list(headers.items()))) or b""

@@ -119,14 +119,14 @@ async def create(engine: Engine, request: Request, parameters: dict[str, str]) -
 
 async def _import(engine: Engine, request: Request, asked: ImportRequest) -> StreamResponse:
     if asked.source == "-":
-        image = await engine.images.import_image(request.chunks(), asked)
+        image_id = await engine.images.import_image(request.chunks(), asked)
     else:
         async with aclosing(engine.images.fetched(asked.source)) as archive:
-            image = await engine.images.import_image(archive, asked)
-    engine.events.emit("image", "import", image.id, {"name": asked.name})
+            image_id = await engine.images.import_image(archive, asked)
+    engine.events.emit("image", "import", image_id, {"name": asked.name})
 
     async def done() -> AsyncGenerator[bytes, None]:
-        yield json.dumps({"status": image.id}).encode() + b"\r\n"
+        yield json.dumps({"status": image_id}).encode() + b"\r\n"
 
     return StreamResponse(done(), headers={"Content-Type": "application/json"})
 
@@ -160,7 +160,11 @@ def _platform(request: Request) -> platforms.Platform | None:
 
 async def save(engine: Engine, request: Request, parameters: dict[str, str]) -> StreamResponse:
     names = [parameters["name"]] if "name" in parameters else request.query_lists.get("names", [])
-    archive = engine.images.save(names, request.query.get("format", "docker"))
+    archive, close = engine.images.save(names, request.query.get("format", "docker"))
+
+    async def closing() -> None:
+        await archive.aclose()
+        close()
 
     async def chunks() -> AsyncGenerator[bytes, None]:
         try:
@@ -170,7 +174,7 @@ async def save(engine: Engine, request: Request, parameters: dict[str, str]) -> 
             traceback.print_exception(error)
             raise trio.BrokenResourceError from error  # cuts the connection
 
-    return StreamResponse(chunks(), headers={"Content-Type": "application/x-tar"})
+    return StreamResponse(chunks(), headers={"Content-Type": "application/x-tar"}, closing=closing)
 
 
 async def progress_response(engine: Engine, work: Callable[[Progress], Awaitable[None]]) -> Response | StreamResponse:
@@ -248,7 +252,8 @@ async def remove(engine: Engine, request: Request, parameters: dict[str, str]) -
 
 async def _remove(engine: Engine, image: Image, name: str, *, force: bool) -> list[dict[str, str]]:
     done = await engine.images.remove(name, force=force)
-    if any("Deleted" in row for row in done):
+    twins = any(other.layers == image.layers for other in engine.images.all())  # on the same mount, perhaps starting
+    if any("Deleted" in row for row in done) and not twins:
         await engine.link.unmount(engine.images.source(image).key)
     for row in done:
         action, name = next(iter(row.items()))

@@ -7,7 +7,7 @@ Called by the engine. Everything that waits for a disk is done in worker threads
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -149,10 +149,10 @@ class Images:
         return image.id == self._host.id
 
     # ------------------------------------------------------------------------------------------------ making
-    async def import_image(self, chunks: AsyncIterator[bytes], request: ImportRequest) -> Image:
-        """A root file system's tar, plain or compressed, as an image. Raises InvalidParameter, RootlessError."""
-        image_id = await import_archive(self.layout, chunks, request)
-        return self.resolve(image_id)
+    async def import_image(self, chunks: AsyncIterator[bytes], request: ImportRequest) -> str:
+        """A root file system's tar, plain or compressed, as an image: its id. Raises InvalidParameter,
+        RootlessError."""
+        return await import_archive(self.layout, chunks, request)
 
     async def fetched(self, url: str) -> AsyncGenerator[bytes, None]:
         """What a web server has at an address. Raises NotFound, RootlessError (address, no connection, refused)."""
@@ -178,15 +178,16 @@ class Images:
 
         return await load_archive(self.layout, chunks, progress, platform)
 
-    def save(self, texts: Sequence[str], form: str) -> AsyncIterator[bytes]:
-        """The bytes of an archive of images, `form` docker or oci. Raises NotFound, Conflict, InvalidParameter at once,
-        RootlessError later."""
+    def save(self, texts: Sequence[str], form: str) -> tuple[AsyncGenerator[bytes, None], Callable[[], None]]:
+        """The bytes of an archive of images, `form` docker or oci, and what closes it if it is never begun. Raises
+        NotFound, Conflict, InvalidParameter at once, RootlessError later."""
         from rootless.images import saving
         from rootless.images.archive import FORMATS
 
         if form not in FORMATS:
             raise InvalidParameter(f"invalid format {form!r}: it is one of {', '.join(FORMATS)}")
-        return saving.save(self.layout, saving.select(texts, self.all(), self.resolve), form)
+        opened = saving.open_images(self.layout, saving.select(texts, self.all(), self.resolve))
+        return saving.save(opened, form), opened.close
 
     async def pull(
         self,

@@ -6,8 +6,8 @@ import fcntl
 import os
 import stat
 import threading
-from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import dataclass, field
 
 import trio
 
@@ -15,7 +15,7 @@ from fuse_overlay import Entry, TarWriter
 from rootless.images.archive import INDEX_NAME, LAYOUT_NAME, MANIFEST_NAME, blob_name, index_json, manifest_json
 from rootless.images.image import Image
 from rootless.model import reference
-from rootless.model.errors import Conflict, InvalidParameter, RootlessError
+from rootless.model.errors import Conflict, InvalidParameter, NotFound, RootlessError
 from rootless.store.layout import Layout
 
 PIPE_BYTES = 1 << 20
@@ -65,15 +65,49 @@ def _of_name(text: str, resolve: Callable[[str], Image]) -> tuple[Image, list[st
     return image, [name for name in image.names if name == asked.name and not asked.digest]
 
 
-async def save(layout: Layout, saved: Sequence[Saved], form: str) -> AsyncIterator[bytes]:
-    """The archive's bytes; `form` is of archive.FORMATS. Raises RootlessError where a file cannot be read."""
+@dataclass
+class Opened:
+    """What is to be saved, open, so that nobody can remove it meanwhile. `close()` at the end, whatever happens."""
+
+    saved: Sequence[Saved]
+    manifests: dict[str, bytes] = field(default_factory=dict)  # by image id, as are the configurations
+    configs: dict[str, bytes] = field(default_factory=dict)
+    tars: dict[str, int] = field(default_factory=dict)  # diff id -> descriptor
+
+    def close(self) -> None:
+        while self.tars:
+            os.close(self.tars.popitem()[1])
+
+
+def open_images(layout: Layout, saved: Sequence[Saved]) -> Opened:
+    """Raises NotFound where one has just been removed, RootlessError (damaged)."""
+    opened = Opened(saved)
+    try:
+        for one in saved:
+            opened.manifests[one.image.id] = layout.blob(one.image.manifest_digest)
+            opened.configs[one.image.id] = layout.blob(one.image.id)
+            for layer in one.image.layers:
+                if layer not in opened.tars:
+                    opened.tars[layer] = os.open(layout.layer(layer) / "layer.tar", os.O_RDONLY | os.O_CLOEXEC)
+    except (KeyError, OSError) as error:
+        opened.close()
+        raise NotFound(f"No such image: {one.image.id}: a part of it is missing ({error})") from error
+    except BaseException:
+        opened.close()
+        raise
+    return opened
+
+
+async def save(opened: Opened, form: str) -> AsyncGenerator[bytes, None]:
+    """The archive's bytes; `form` is of archive.FORMATS. Raises RootlessError where a file cannot be read. Once it has
+    begun it closes what is open."""
     reading, writing = os.pipe2(os.O_CLOEXEC)
     fcntl.fcntl(reading, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
     failure: list[Exception] = []
 
     def write() -> None:
         try:
-            _write(layout, saved, form, writing)
+            _write(opened, form, writing)
         except BrokenPipeError:
             return  # nobody wants it any more
         except Exception as error:
@@ -81,15 +115,20 @@ async def save(layout: Layout, saved: Sequence[Saved], form: str) -> AsyncIterat
         finally:
             os.close(writing)
 
-    threading.Thread(target=write, name="save", daemon=True).start()  # ends when the pipe is closed on either side
-    async with trio.lowlevel.FdStream(reading) as stream:
-        while data := await stream.receive_some(PIPE_BYTES):
-            yield bytes(data)
+    writer = threading.Thread(target=write, name="save", daemon=True)  # ends when the pipe is closed on either side
+    try:
+        writer.start()
+        async with trio.lowlevel.FdStream(reading) as stream:
+            while data := await stream.receive_some(PIPE_BYTES):
+                yield bytes(data)
+    finally:
+        writer.join()
+        opened.close()
     if failure:
         raise RootlessError(f"cannot save: {failure[0]}") from failure[0]
 
 
-def _write(layout: Layout, saved: Sequence[Saved], form: str, out: int) -> None:
+def _write(opened: Opened, form: str, out: int) -> None:
     tar = TarWriter(out)
 
     def small(name: str, data: bytes) -> None:
@@ -97,18 +136,14 @@ def _write(layout: Layout, saved: Sequence[Saved], form: str, out: int) -> None:
 
     for directory in (b"blobs", b"blobs/sha256"):
         tar.add(Entry(directory, stat.S_IFDIR | 0o755))
-    manifests = [(one, layout.blob(one.image.manifest_digest)) for one in saved]
     small(LAYOUT_NAME, b'{"imageLayoutVersion":"1.0.0"}')
-    small(INDEX_NAME, index_json([(one.image.manifest_digest, len(data), one.names) for one, data in manifests]))
+    rows = [(one.image.manifest_digest, len(opened.manifests[one.image.id]), one.names) for one in opened.saved]
+    small(INDEX_NAME, index_json(rows))
     if form == "docker":
-        small(MANIFEST_NAME, manifest_json([(one.image.id, one.image.layers, one.names) for one in saved]))
-    for one, data in manifests:
-        small(blob_name(one.image.manifest_digest), data)
-        small(blob_name(one.image.id), layout.blob(one.image.id))
-    for layer in dict.fromkeys(layer for one in saved for layer in one.image.layers):
-        fd = os.open(layout.layer(layer) / "layer.tar", os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            tar.add(Entry(blob_name(layer).encode(), stat.S_IFREG | 0o644, size=os.fstat(fd).st_size), fd)
-        finally:
-            os.close(fd)
+        small(MANIFEST_NAME, manifest_json([(one.image.id, one.image.layers, one.names) for one in opened.saved]))
+    for one in opened.saved:
+        small(blob_name(one.image.manifest_digest), opened.manifests[one.image.id])
+        small(blob_name(one.image.id), opened.configs[one.image.id])
+    for layer, fd in opened.tars.items():
+        tar.add(Entry(blob_name(layer).encode(), stat.S_IFREG | 0o644, size=os.fstat(fd).st_size), fd)
     tar.end()

@@ -120,3 +120,17 @@ def test_damaged_indexes_are_made_anew(fresh: Installation) -> None:
         (store / "new").rename(path)
     assert fresh.out("run", "--rm", "--network=none", "broken", "echo", "whole") == "whole"
     assert fresh.out("system", "check").endswith("no problems")
+
+
+def test_an_image_goes_and_another_of_the_same_layers_is_still_run(rootless: Installation) -> None:
+    """They share a mount."""
+    rootless("import", "-c", 'CMD ["echo", "one"]', "-", "twin:1", stdin=busybox_tar())
+    rootless("import", "-c", 'CMD ["echo", "two"]', "-", "twin:2", stdin=busybox_tar())
+    assert rootless.out("run", "--rm", "twin:1") == "one"
+    rootless("run", "-d", "--name", "twin", "twin:2", "sh", "-c", "sleep 1000")
+    mounts = rootless.out("exec", "twin", "grep", "-c", "overlay", "/proc/mounts")
+    rootless("rmi", "twin:1")
+    assert rootless.out("run", "--rm", "twin:2") == "two"
+    assert rootless.out("exec", "twin", "grep", "-c", "overlay", "/proc/mounts") == mounts
+    rootless("rm", "-f", "twin")
+    rootless("rmi", "twin:2")

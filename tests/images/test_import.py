@@ -40,7 +40,7 @@ def everything(tmp_path: Path) -> set[str]:
 def imported(images: Images, data: bytes, name: str = "", changes: Sequence[str] = ()) -> str:
     async def body() -> str:
         await images.prepare()
-        return (await images.import_image(pieces(data), ImportRequest(name, tuple(changes)))).id
+        return await images.import_image(pieces(data), ImportRequest(name, tuple(changes)))
 
     return trio.run(body)
 

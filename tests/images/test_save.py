@@ -25,7 +25,7 @@ from tests.images.test_pull import BOTTOM, TOP
 
 def save(images: Images, *names: str, form: str = "docker") -> bytes:
     async def body() -> bytes:
-        return b"".join([data async for data in images.save(names, form)])
+        return b"".join([data async for data in images.save(names, form)[0]])
 
     return trio.run(body)
 
@@ -95,6 +95,19 @@ def test_podman_loads_it_and_we_load_what_it_saves(tmp_path: Path, images: Image
     shutil.rmtree(runroot, ignore_errors=True)
 
 
+def test_an_image_that_is_removed_while_it_is_saved(tmp_path: Path, images: Images) -> None:
+    async def body() -> bytes:
+        archive, _ = images.save(["app:1"], "docker")
+        await images.remove(images.resolve("app:1").id, force=True)
+        return b"".join([data async for data in archive])
+
+    expected = images.resolve("app:1")
+    data = trio.run(body)
+    other = store(tmp_path / "second")
+    load(other, data)
+    assert other.resolve("app:1").id == expected.id
+
+
 def test_which_names_are_saved(images: Images) -> None:
     def tags(*names: str) -> list[Any]:
         with tarfile.open(fileobj=io.BytesIO(save(images, *names))) as tar:
@@ -127,12 +140,15 @@ def test_who_stops_reading_leaves_no_thread(images: Images) -> None:
     import threading
 
     async def body() -> None:
-        archive = images.save(["app:1"], "docker")
+        archive, _ = images.save(["app:1"], "docker")
         async for _ in archive:
             break
-        await archive.aclose()  # type: ignore[attr-defined]
+        await archive.aclose()
 
+    before = len(os.listdir("/proc/self/fd"))
     trio.run(body)
+    images.save(["app:1"], "docker")[1]()
+    assert len(os.listdir("/proc/self/fd")) == before
     for thread in threading.enumerate():
         if thread.name == "save":
             thread.join(5)
