@@ -19,6 +19,8 @@ from rootless.cli.output import STDOUT_FD, write_all
 from rootless.client import ApiError, Client
 from rootless.client.client import segment
 from rootless.model.errors import InvalidParameter, NotFound, RootlessError
+from rootless.syscalls import Kernel
+from rootless.unpacking import FilesError, Root, Unpacker
 
 PIPE_BYTES = 1 << 18
 GO_MODE_DIRECTORY = 1 << 31  # os.ModeDir of Go, in X-Docker-Container-Path-Stat
@@ -136,42 +138,37 @@ def _stat(client: Client, container: str, path: str) -> dict[str, Any]:
 def _extract(archive: tarfile.TarFile, target: str, into_directory: bool, only_contents: bool) -> None:
     """Members come under the source's name; they go under the target's, or into it.
 
-    The container may be hostile: nothing gets out of the target, whatever links the archive has made in it before.
-    Raises InvalidParameter, OSError."""
+    The container may be hostile: nothing gets out of the target, whatever links the archive makes in it. What is copied
+    is ours, and no program gets set-UID bits. Raises InvalidParameter, OSError."""
     where = target if into_directory else os.path.dirname(os.path.abspath(target))
     renamed = "" if into_directory else os.path.basename(os.path.abspath(target))
-    for member in archive:
-        member.name = _placed(member.name, renamed, into_directory and only_contents)
-        path = _checked(where, member.name)
-        if member.islnk():
-            member.linkname = _placed(member.linkname, renamed, into_directory and only_contents)
-            if os.path.islink(_checked(where, member.linkname)):
-                raise InvalidParameter(f"{member.name}: a hard link to a symbolic link is not copied")
-        if member.ischr() or member.isblk():
-            sys.stderr.write(f"rootless: {member.name}: a device cannot be made here\n")
-            continue
-        if os.path.islink(path):
-            os.unlink(path)  # tarfile would write through it
-        member.mode &= 0o777
-        archive.extract(member, where, set_attrs=not member.issym())
+    root = Root(Kernel(), os.open(where, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
+    umask = os.umask(0)
+    try:
+        unpacker = Unpacker(root, "", replace=False)
+        for member in archive:
+            archive.members.clear()  # type: ignore[attr-defined]  # it would keep them all
+            member.name = _placed(member.name, renamed, into_directory and only_contents)
+            if member.ischr() or member.isblk():
+                sys.stderr.write(f"rootless: {member.name}: a device cannot be made here\n")
+                continue
+            if member.islnk():
+                member.linkname = _placed(member.linkname, renamed, into_directory and only_contents)
+            member.mode &= 0o777
+            member.uid, member.gid = os.getuid(), os.getgid()
+            member.pax_headers = {}
+            unpacker.member(archive, member)
+        unpacker.finish()
+    except FilesError as error:
+        raise InvalidParameter(str(error)) from error
+    finally:
+        os.umask(umask)
+        os.close(root.fd)
 
 
 def _placed(name: str, renamed: str, only_contents: bool) -> str:
     first, _, rest = name.strip("/").partition("/")
     return rest or "." if only_contents else f"{renamed or first}/{rest}".rstrip("/")
-
-
-def _checked(where: str, name: str) -> str:
-    """The path of a member. Raises InvalidParameter where it leads out of `where`, by `..` or by a link."""
-    parts = [part for part in name.split("/") if part not in ("", ".")]
-    if ".." in parts:
-        raise InvalidParameter(f"{name}: leads out of the target")
-    path = where
-    for part in parts[:-1]:
-        path = os.path.join(path, part)
-        if os.path.islink(path):
-            raise InvalidParameter(f"{name}: leads through a symbolic link")
-    return os.path.join(where, *parts)
 
 
 class _ChunkFile:

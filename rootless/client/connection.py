@@ -14,7 +14,7 @@ import h11
 
 from rootless.model.errors import RootlessError
 
-READ_BYTES = 64 << 10
+READ_BYTES = 256 << 10
 JSON_HEADERS = {"Content-Type": "application/json"}
 
 

@@ -7,7 +7,7 @@ files through its own mount namespace, a stopped one's through the same mounts, 
 paths are resolved inside of its root, never through /proc's magic links, and nothing is opened that might have become a
 link meanwhile.
 
-The result pipe gets one JSON object: {"ok": …} or {"error": text, "kind": …} with a kind of `KINDS`."""
+The result pipe gets one JSON object: {"ok": …} or {"error": text, "kind": …} with a kind of `unpacking.KINDS`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ import importlib
 import json
 import os
 import resource
-import stat
 import sys
 from importlib.machinery import BuiltinImporter, FrozenImporter
 from pathlib import Path
@@ -28,22 +27,12 @@ from rootless.launcher import messages
 from rootless.launcher.child import ChildContext
 from rootless.runtime import perform
 from rootless.runtime.plan import files_plan
-from rootless.syscalls import Syscalls
 from rootless.syscalls import numbers as n
+from rootless.unpacking import FilesError, Root
 
-KINDS = ("not found", "invalid", "read-only", "failed")
 # made for every container that lacks them: no change of its own
 MOUNT_POINTS = frozenset({b"dev", b"etc", b"etc/hostname", b"etc/hosts", b"etc/resolv.conf", b"proc", b"sys"})
 MAX_DEPTH = 2000
-_RESOLVE = n.RESOLVE_IN_ROOT | n.RESOLVE_NO_MAGICLINKS
-
-
-class FilesError(Exception):
-    """Cannot be done; `kind` is one of KINDS."""
-
-    def __init__(self, kind: str, message: str) -> None:
-        super().__init__(message)
-        self.kind = kind
 
 
 def work(request: messages.WorkOnFiles, pidfd: int, data: int, result: int, context: ChildContext) -> None:
@@ -134,31 +123,6 @@ def _import_nothing_more() -> None:
     sys.meta_path[:] = [BuiltinImporter, FrozenImporter]
 
 
-class Root:
-    """Paths inside a container's root. Every method raises OSError."""
-
-    def __init__(self, syscalls: Syscalls, fd: int) -> None:
-        self._syscalls = syscalls
-        self.fd = fd
-
-    def open(self, path: str, flags: int) -> int:
-        """Links are followed inside the root, the last one only where `flags` do not say O_NOFOLLOW."""
-        return self._syscalls.openat2(self.fd, path, flags, 0, _RESOLVE)
-
-    def parent(self, path: str) -> tuple[int, str]:
-        """(an O_PATH descriptor of the directory a normalised path's last component is in, that component)."""
-        directory, name = os.path.split(path)
-        return self.open(directory or "/", n.O_PATH | os.O_DIRECTORY), name or "."
-
-    def is_root_file_system(self, path: str) -> bool:
-        """Whether a path is on the root itself, not on a volume."""
-        fd = self.open(path, n.O_PATH)
-        try:
-            return os.fstat(fd).st_dev == os.fstat(self.fd).st_dev
-        finally:
-            os.close(fd)
-
-
 def clean(path: str) -> str:
     """As docker reads a path: absolute, `..` taken away, what ends it (`/`, `/.`) kept."""
     made = os.path.normpath("/" + path)
@@ -166,10 +130,6 @@ def clean(path: str) -> str:
     if path.endswith("/.") or path == ".":
         return made.rstrip("/") + "/."
     return made + "/" if path.endswith("/") and made != "/" else made
-
-
-def kind_of(status: os.stat_result) -> int:
-    return stat.S_IFMT(status.st_mode)
 
 
 def _shown(name: object) -> str:

@@ -8,17 +8,17 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import shutil
 import stat
 import sys
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
 import fuse_overlay
-from rootless.launcher.container_files import MAX_DEPTH, FilesError, Root, clean, kind_of
+from rootless.launcher.container_files import MAX_DEPTH, clean
 from rootless.syscalls import numbers as n
+from rootless.unpacking import CHUNK_BYTES, FilesError, Root, Unpacker, kind_of
 
 # os.FileMode of Go
 _GO_TYPES = {
@@ -30,7 +30,6 @@ _GO_TYPES = {
     stat.S_IFCHR: 1 << 26 | 1 << 21,
 }
 _GO_BITS = ((stat.S_ISUID, 1 << 23), (stat.S_ISGID, 1 << 22), (stat.S_ISVTX, 1 << 20))
-_CHUNK_BYTES = 1 << 20
 _MISSING = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 
 
@@ -192,185 +191,13 @@ def write_path(root: Root, path: str, source: int, *, replace: bool) -> None:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
     os.close(fd)
     try:
-        with tarfile.open(fileobj=os.fdopen(source, "rb", closefd=False), mode="r|*", bufsize=_CHUNK_BYTES) as archive:
-            writer = _Writer(root, wanted.removesuffix("/."), replace)
+        with tarfile.open(fileobj=os.fdopen(source, "rb", closefd=False), mode="r|*", bufsize=CHUNK_BYTES) as archive:
+            writer = Unpacker(root, wanted.removesuffix("/."), replace)
             for member in archive:
                 writer.member(archive, member)
                 archive.members.clear()  # type: ignore[attr-defined]  # it would keep them all
             writer.finish()
     except (tarfile.TarError, EOFError) as error:
         raise FilesError("invalid", f"the archive cannot be read: {error}") from error
-    while os.read(source, _CHUNK_BYTES):
+    while os.read(source, CHUNK_BYTES):
         pass  # what follows the archive's end
-
-
-class _Writer:
-    def __init__(self, root: Root, top: str, replace: bool) -> None:
-        self._root, self._top, self._replace = root, top.rstrip("/"), replace
-        self._directories: list[tuple[str, tarfile.TarInfo]] = []
-        self._last: tuple[str, int] | None = None  # the directory of the last member, as the next is often there too
-        os.umask(0)
-
-    def finish(self) -> None:
-        """Times and modes of directories, which their content would have changed."""
-        self._forget()
-        for path, member in reversed(self._directories):
-            with contextlib.suppress(FileNotFoundError):
-                fd = self._root.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-                try:
-                    _dress(fd, member)
-                finally:
-                    os.close(fd)
-
-    def _forget(self) -> None:
-        if self._last is not None:
-            os.close(self._last[1])
-            self._last = None
-
-    def member(self, archive: tarfile.TarFile, member: tarfile.TarInfo) -> None:
-        relative = self._relative(member.name)
-        if not relative:
-            return  # the directory itself keeps its attributes
-        above, _, name = relative.rpartition("/")
-        if self._last is None or self._last[0] != above:
-            self._forget()
-            self._last = above, self._parent(above)
-        self._make(archive, member, relative, self._last[1], name)
-        if not member.isreg() and not member.isdir():
-            self._forget()  # a link may stand for a directory of a member to come
-
-    def _relative(self, name: str) -> str:
-        parts = [part for part in name.split("/") if part not in ("", ".")]
-        if ".." in parts:
-            raise FilesError("invalid", f"{name}: leads out of the target")
-        return "/".join(parts)
-
-    def _parent(self, relative: str) -> int:
-        """An O_PATH descriptor of a directory below the target, made where missing."""
-        path = f"{self._top}/{relative}"
-        try:
-            return self._root.open(path, n.O_PATH | os.O_DIRECTORY)
-        except FileNotFoundError:
-            above = self._parent(os.path.dirname(relative))
-            try:
-                os.mkdir(os.path.basename(relative), 0o755, dir_fd=above)
-            finally:
-                os.close(above)
-            return self._root.open(path, n.O_PATH | os.O_DIRECTORY)
-
-    def _make(self, archive: tarfile.TarFile, member: tarfile.TarInfo, relative: str, parent: int, name: str) -> None:
-        if member.isdir():
-            self._anew(parent, name, relative, lambda: os.mkdir(name, 0o700, dir_fd=parent), directory=True)
-            self._directories.append((f"{self._top}/{relative}", member))
-        elif member.isreg():
-            self._file(archive, member, relative, parent, name)
-        elif member.issym():
-            self._anew(parent, name, relative, lambda: os.symlink(member.linkname, name, dir_fd=parent))
-            if member.uid or member.gid:
-                with contextlib.suppress(OSError):
-                    os.chown(name, member.uid, member.gid, dir_fd=parent, follow_symlinks=False)
-            _set_time(name, member, parent)
-        elif member.islnk():
-            self._hard_link(member, relative, parent, name)
-        elif member.isfifo():
-            self._anew(parent, name, relative, lambda: os.mkfifo(name, 0o600, dir_fd=parent))
-            fd = os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
-            try:
-                _dress(fd, member)
-            finally:
-                os.close(fd)
-        else:
-            raise FilesError("invalid", f"{member.name}: a device cannot be made without root")
-
-    def _anew(
-        self, parent: int, name: str, relative: str, make: Callable[[], object], *, directory: bool = False
-    ) -> None:
-        """Make something that is not there, or in the place of what is there. Raises FilesError."""
-        try:
-            make()
-            return
-        except FileExistsError:
-            there = kind_of(os.stat(name, dir_fd=parent, follow_symlinks=False))
-        if there == stat.S_IFDIR and directory:
-            return
-        if (there == stat.S_IFDIR) != directory and not self._replace:
-            what = "directory", "non-directory"
-            old, new = what if there == stat.S_IFDIR else what[::-1]
-            raise FilesError("invalid", f'cannot overwrite {old} "/{relative}" with {new}')
-        if there == stat.S_IFDIR:
-            shutil.rmtree(name, dir_fd=parent)
-        else:
-            os.unlink(name, dir_fd=parent)
-        make()
-
-    def _file(self, archive: tarfile.TarFile, member: tarfile.TarInfo, relative: str, parent: int, name: str) -> None:
-        create = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        made: list[int] = []
-        try:
-            mode = member.mode & 0o777
-            self._anew(parent, name, relative, lambda: made.append(os.open(name, create, mode, dir_fd=parent)))
-        except OSError as error:
-            if error.errno != errno.EBUSY:  # a file that is mounted: written in place
-                raise
-            made.append(os.open(name, os.O_WRONLY | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent))
-        (fd,) = made
-        try:
-            content = archive.extractfile(member)
-            while content is not None and (data := content.read(_CHUNK_BYTES)):
-                view = memoryview(data)
-                while view:
-                    view = view[os.write(fd, view) :]
-            _dress(fd, member)
-        finally:
-            os.close(fd)
-
-    def _hard_link(self, member: tarfile.TarInfo, relative: str, parent: int, name: str) -> None:
-        target = self._relative(member.linkname)
-        source = self._parent(os.path.dirname(target))
-        try:
-            base = os.path.basename(target)
-            if _kind(source, base) != stat.S_IFREG:
-                raise FilesError("invalid", f"{member.name}: hard link to {member.linkname}, which is no file there")
-
-            def link() -> None:
-                os.link(base, name, src_dir_fd=source, dst_dir_fd=parent, follow_symlinks=False)
-
-            self._anew(parent, name, relative, link)
-        finally:
-            os.close(source)
-
-
-def _kind(parent: int, name: str) -> int:
-    """The type of what has a name in a directory, 0 for nothing."""
-    try:
-        return kind_of(os.stat(name, dir_fd=parent, follow_symlinks=False))
-    except FileNotFoundError:
-        return 0
-
-
-def _dress(fd: int, member: tarfile.TarInfo) -> None:
-    """Attributes of something that we have just made as root's, with the permissions it is to have."""
-    status = os.fstat(fd)
-    if (status.st_uid, status.st_gid) != (member.uid, member.gid):
-        try:
-            os.fchown(fd, member.uid, member.gid)
-        except OSError as error:
-            if error.errno not in (errno.EINVAL, errno.EPERM):  # an id that does not exist here
-                raise
-        status = os.fstat(fd)
-    if stat.S_IMODE(status.st_mode) != member.mode & 0o7777:
-        os.fchmod(fd, member.mode & 0o7777)
-    for key, value in member.pax_headers.items():
-        if key.startswith("SCHILY.xattr."):
-            with contextlib.suppress(OSError):
-                os.setxattr(fd, key.removeprefix("SCHILY.xattr."), value.encode("utf-8", "surrogateescape"))
-    _set_time(fd, member)
-
-
-def _set_time(what: int | str, member: tarfile.TarInfo, parent: int | None = None) -> None:
-    moment = int(member.mtime * 10**9)
-    with contextlib.suppress(OSError, OverflowError):
-        if parent is None:
-            os.utime(what, ns=(moment, moment))
-        else:
-            os.utime(what, ns=(moment, moment), dir_fd=parent, follow_symlinks=False)

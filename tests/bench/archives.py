@@ -31,7 +31,7 @@ CASES = [
     ("cp of /usr/share out", [], "cp cc:/made {here}/out"),
     ("cp of /usr/share in", ["cp cc:/made {here}/out"], "cp {here}/out cc:/again"),
     ("rmi", ["rm -f cc", "rmi -f made", "image prune -f", "load -q -i {here}/kept"], "rmi bench"),
-    ("load", ["rmi bench"], "load -q -i {here}/kept"),
+    ("load", ["load -q -i {here}/kept", "rmi bench"], "load -q -i {here}/kept"),
 ]
 
 
