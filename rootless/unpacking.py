@@ -1,7 +1,8 @@
-"""A tar put below a directory that may be hostile, or may have been made so by the tar itself: links are followed inside
-of a root and never out of it, whoever makes them and when.
+"""A tar put below a directory that may be hostile, or may have been made so by the tar itself: links are followed
+inside of a root and never out of it, whoever makes them and when.
 
-Called by the launcher's children, whose root is a container's, and by the command line's `cp`, whose root is the target."""
+Called by the launcher's children, whose root is a container's, and by the command line's `cp`, whose root is the
+target."""
 
 from __future__ import annotations
 

@@ -31,6 +31,8 @@ from rootless.launcher.spawn import listens
 from rootless.model.errors import Conflict, RootlessError
 from rootless.settings import Settings
 
+TIDY_AFTER_SECONDS = 0.5
+
 
 class Engine:
     """`prepare()` first; then the API may be served until `leaving` is set."""
@@ -62,11 +64,17 @@ class Engine:
         await self.images.prepare()
         self.images.resume_lazy(self.nursery, mounted=self._launcher_was_there)
         await trio.to_thread.run_sync(self.containers.load)
+        self.nursery.start_soon(self._tidy)
         if self._launcher_was_there and await trio.to_thread.run_sync(listens, self.settings):
             await self.link.get()
         else:
             await self.containers.launcher_gone()
             self.nursery.start_soon(self._start_launcher)
+
+    async def _tidy(self) -> None:
+        """When the command that started us has had its answer."""
+        await trio.sleep(TIDY_AFTER_SECONDS)
+        await self.images.tidy()
 
     async def _start_launcher(self) -> None:
         """Ahead of its first use. A failure is told to whoever needs it."""

@@ -6,6 +6,7 @@ Called by the engine. Everything that waits for a disk is done in worker threads
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -56,6 +57,13 @@ class Images:
     async def prepare(self) -> None:
         """Make the store's directories. Raises RootlessError."""
         await trio.to_thread.run_sync(self.layout.prepare)
+
+    async def tidy(self) -> None:
+        """Remove what an engine that was killed has left: what it placed and had not named, or the other way round."""
+        from rootless.images.removing import collect
+
+        with contextlib.suppress(RootlessError, OSError):
+            await trio.to_thread.run_sync(collect, self.layout)
 
     # ------------------------------------------------------------------------------------------------ finding
     def all(self) -> list[Image]:

@@ -169,3 +169,16 @@ def test_what_a_killed_writer_of_the_index_left(tmp_path: Path) -> None:
     (images.layout.images / ".index.json.abcd").touch()
     trio.run(images.prepare)
     assert sorted(path.name for path in images.layout.images.iterdir()) == ["blobs", "index.json", "lock", "oci-layout"]
+
+
+def test_what_a_killed_engine_left_goes_when_the_next_one_starts(tmp_path: Path) -> None:
+    images = store(tmp_path)
+    load(images, docker_archive([BOTTOM, TOP], ["app:1"]))
+    before = everything(tmp_path)
+    imported(images, TOP, "gone:1")
+    with images.layout.changing() as entries:  # killed between this and the collection
+        entries[:] = [entry for entry in entries if "gone" not in json.dumps(entry)]
+    assert everything(tmp_path) != before
+    trio.run(images.tidy)
+    assert everything(tmp_path) == before
+    assert images.resolve("app:1").names

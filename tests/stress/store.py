@@ -172,9 +172,12 @@ def finish(users: list[User]) -> int:
         for container in user("ps", "-aq").stdout.split():
             user("rm", "-f", container)
     users[0]("image", "prune", "-a", "-f", expected=False)
-    left = [
-        path for name in ("layers", "trees", "tmp", "images/blobs/sha256") for path in (users[0].data / name).iterdir()
-    ]
+    kept = ("layers", "trees", "tmp", "images/blobs/sha256")
+    end = time.monotonic() + 10  # files are freed in the background
+    while left := [path for name in kept for path in (users[0].data / name).iterdir()]:
+        if time.monotonic() > end:
+            break
+        time.sleep(0.1)
     if left:
         users[0].problems.append(f"left: {left}")
     for user in users:
@@ -243,6 +246,7 @@ def killed(rounds: int, seed: int) -> int:
                     user("run", "--rm", "--pull", "never", "--network", "none", image, "true", expected=False)
             user("rm", "-f", container)
             if number % 10 == 9:
+                time.sleep(2)  # an engine tidies up when it has been there for a while
                 checked = user("system", "check", expected=False)
                 if checked.returncode or "no problems" not in checked.stdout:
                     user.problems.append(f"round {number}, {words}: system check: {checked.stdout}")
