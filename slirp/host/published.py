@@ -13,6 +13,7 @@ from slirp.host.tcp import Connections
 from slirp.host.udp import Datagrams
 
 ACCEPT_BATCH = 64
+MAX_ASKED = 512  # connections that a guest has not answered yet: more at once it would only lose
 _NO_MEMORY = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
@@ -56,16 +57,23 @@ class PublishedPorts:
 
     def _accept(self, published: _Published) -> None:
         for _ in range(ACCEPT_BATCH):
+            if published.endpoint.half_open >= MAX_ASKED:
+                self._pause(published)
+                return
             try:
                 sock, address = published.socket.accept()
             except OSError as error:
-                if error.errno in _NO_MEMORY:  # the client waits in the backlog, and we do not spin
-                    self._poller.change(published.socket.fileno(), 0)
-                    self._waiting.append(published)
+                if error.errno in _NO_MEMORY:
+                    self._pause(published)
                 return
             sock.setblocking(False)
             source = self._source(published.endpoint, address[0])
             self._connections.connect(published.endpoint, sock, source, address[1], published.guest_port)
+
+    def _pause(self, published: _Published) -> None:
+        """Until the next tick; clients wait in the backlog."""
+        self._poller.change(published.socket.fileno(), 0)
+        self._waiting.append(published)
 
     def unpublish(self, publish_id: str) -> None:
         published = self._by_id.pop(publish_id, None)
@@ -80,7 +88,7 @@ class PublishedPorts:
 
     @property
     def waiting(self) -> bool:
-        """Whether a port waits for descriptors to be free."""
+        """Whether a port waits for descriptors, or for its guest to answer."""
         return bool(self._waiting)
 
     def tick(self) -> None:
