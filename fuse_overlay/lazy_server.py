@@ -69,10 +69,9 @@ class LazyReads:
 
     def _answer(self, unique: int, row: Row, offset: int, size: int) -> None:
         try:
-            data = os.pread(self._tree.tars[row.layer], size, row.data_offset + offset) if size else b""
+            data = memoryview(bytearray(size))
+            self._tree.preadv(row, data, offset)
         except (OSError, IndexError):
-            data = b""
-        if len(data) != size:
             self._device.error(unique, errno.EIO)
             return
         self._device.write([w.OUT_HEADER.pack(w.OUT_HEADER.size + size, 0, unique), data])

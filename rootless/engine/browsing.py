@@ -16,7 +16,7 @@ import trio
 from rootless.engine.container import Container
 from rootless.engine.link import Link
 from rootless.engine.record import Records
-from rootless.images.image import Image
+from rootless.images.image import Image, ImageSource
 from rootless.images.images import Images
 from rootless.model.errors import Conflict, RootlessError
 from rootless.settings import Settings
@@ -41,16 +41,14 @@ class Browsing:
 
     async def mount_image(self, image: Image) -> str:
         source = await self._images.sound_source(image)
-        if source.kind != "tree":
-            raise Conflict("the image host is this machine itself: look at /")
+        _check(source)
         layers = [str(layer) for layer in reversed(source.layers)]
         return await self._mount(self.image_name(image), [f"tree={_quoted(str(source.tree))}"], layers)
 
     async def mount_container(self, container: Container) -> str:
         """What the container sees of its image and its own changes, not its volumes; it goes on changing."""
         source = await self._images.sound_source(self._images.resolve(container.record.image_id))
-        if source.kind != "tree":
-            raise Conflict(f"{container.name} is a container of the image host, this machine itself: look at /")
+        _check(source)
         upper = str(self._records.directory(container.id) / "upper")
         await self._link.get()
         options = [f"tree={_quoted(str(source.tree))}", "live", f"userns=/proc/{self._link.hello['pid']}/ns/user"]
@@ -98,6 +96,13 @@ class Browsing:
             if "busy" in said:
                 raise Conflict(f"{doing}: somebody is using it (a shell whose directory is in there?)")
             raise RootlessError(f"{doing}: {said or f'exit code {done.returncode}'}")
+
+
+def _check(source: ImageSource) -> None:
+    if source.kind == "lazy":
+        raise Conflict("the image is still on its way: look again when it is here")
+    if source.kind != "tree":
+        raise Conflict("the image host is this machine itself: look at /")
 
 
 def _make(point: Path) -> None:
