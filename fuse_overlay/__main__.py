@@ -13,7 +13,6 @@ import errno
 import os
 import signal
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 
 from fuse_overlay.device import Device
@@ -72,7 +71,7 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("-f", dest="foreground", action="store_true", help="stay in the foreground")
     parser.add_argument("-d", "--debug", action="store_true", help="stay in the foreground")
     parser.add_argument("-s", action="store_true", help=argparse.SUPPRESS)  # one thread: it is one
-    parser.add_argument("-V", "--version", action="version", version=f"{NAME}: version {_version()}")
+    parser.add_argument("-V", "--version", action=_Version, nargs=0, help="print the version")
     parser.add_argument(
         "words", nargs="+", metavar="[SOURCE] MOUNTPOINT", help="mount(8) gives a source: it is ignored"
     )
@@ -83,18 +82,21 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     return found
 
 
-def _version() -> str:
-    from importlib import metadata
+class _Version(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from importlib import metadata  # slow to import
 
-    try:
-        return metadata.version("rootless")
-    except metadata.PackageNotFoundError:
-        return "unknown"
+        try:
+            parser.exit(message=f"{NAME}: version {metadata.version('rootless')}\n")
+        except metadata.PackageNotFoundError:
+            parser.exit(message=f"{NAME}: version unknown\n")
 
 
 @contextlib.contextmanager
 def _without_upper(options: MountOptions) -> Iterator[MountOptions]:
     """A read-only union of more than one tree: with an upper directory that stays empty."""
+    import tempfile  # slow to import
+
     with tempfile.TemporaryDirectory(prefix="rootless-") as scratch:
         upper, work = f"{scratch}/upper", f"{scratch}/work"
         os.mkdir(upper)

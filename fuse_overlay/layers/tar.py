@@ -7,9 +7,7 @@ The archive is hostile: nothing in it is trusted before it was checked, and no l
 
 from __future__ import annotations
 
-import base64
 import stat
-import urllib.parse
 from collections.abc import Iterator
 
 from fuse_overlay.errors import LayerError
@@ -228,6 +226,9 @@ def _xattrs(pax: dict[bytes, bytes]) -> dict[bytes, bytes]:
     found = {key[len(_PAX_XATTR) :]: value for key, value in pax.items() if key.startswith(_PAX_XATTR)}
     for key, value in pax.items():
         if key.startswith(_LIBARCHIVE_XATTR):
+            import base64
+            import urllib.parse  # slow to import, and most archives have none
+
             name = urllib.parse.unquote_to_bytes(key[len(_LIBARCHIVE_XATTR) :])
             try:
                 found.setdefault(name, base64.b64decode(value + b"=" * (-len(value) % 4)))

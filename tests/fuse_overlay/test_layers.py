@@ -223,7 +223,7 @@ def mistakes_of_ours_are_not_forgiven() -> Iterator[None]:
         raise AssertionError("a handler raised what it should not")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fuse_overlay.device.traceback.print_exc", fail)
+        patch.setattr("traceback.print_exc", fail)
         yield
 
 
