@@ -71,7 +71,12 @@ def _serve(settings: Settings, starting: subprocess.Popen[bytes] | None) -> int:
     async def run() -> None:
         async with trio.open_nursery() as nursery:
             engine = Engine(settings, nursery, starting)
-            await engine.prepare()
+            try:
+                await engine.prepare()
+            except BaseException:
+                if starting is not None:  # nobody would ever end it
+                    starting.terminate()
+                raise
             nursery.start_soon(_signals, engine)
             nursery.start_soon(engine.leave_when_idle)
             with trio.open_signal_receiver(signal.SIGPIPE):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +12,20 @@ from tests.busybox import busybox_tar
 from tests.e2e.conftest import Installation
 
 pytestmark = [pytest.mark.e2e, pytest.mark.kernel]
+
+
+def launchers_of(installation: Installation) -> list[str]:
+    """Processes that were started for an installation and live."""
+    wanted = f"ROOTLESS_RUNTIME_DIR={installation.home / 'run'}".encode()
+    found = []
+    for directory in Path("/proc").glob("[0-9]*"):
+        try:
+            words, environment = (directory / "cmdline").read_bytes(), (directory / "environ").read_bytes()
+        except OSError:
+            continue
+        if b"rootless.launcher" in words and wanted in environment.split(b"\0"):
+            found.append(directory.name)
+    return found
 
 
 def test_df(rootless: Installation, name: str) -> None:
@@ -109,6 +125,10 @@ def test_a_store_of_somebody_else(rootless: Installation, fresh: Installation) -
         "cannot use the additional store"
         in fresh("system", "start", "--storage-opt", "additional=/nowhere", check=1).stderr.decode()
     )
+    end = time.monotonic() + 20
+    while launchers_of(fresh) and time.monotonic() < end:
+        pass
+    assert launchers_of(fresh) == []  # an engine that cannot start ends the launcher it has started
     assert "invalid storage option" in fresh("system", "start", "--storage-opt", "size=1", check=1).stderr.decode()
 
 
