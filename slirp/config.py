@@ -16,7 +16,8 @@ class NetworkConfig:
     at the gateway's address. `dns`: whether queries are answered, at `dns4`, or the gateway's address where that is "".
     Names of endpoints are answered on every network but "bridge". `internal`: nothing leads outside, questions about
     other names neither. `guests_meet`: frames pass between guests. `forbidden`: subnets that nothing leads to, other
-    networks' for one: they are on no route of the host, and packets for them would leave the machine."""
+    networks' for one: they are on no route of the host, and packets for them would leave the machine. `dns6` is for
+    `gateway6` what `dns4` is. `outbound4` and `outbound6`: where the host's sockets are bound to."""
 
     name: str
     subnet4: str
@@ -32,6 +33,9 @@ class NetworkConfig:
     internal: bool = False
     guests_meet: bool = True
     forbidden: tuple[str, ...] = ()
+    dns6: str = ""
+    outbound4: str = ""
+    outbound6: str = ""
 
     @property
     def has_names(self) -> bool:
@@ -72,6 +76,10 @@ class NetworkConfig:
         autoconf6 = bool(value.get("autoconf6", False))
         if autoconf6 and (not subnet6 or ipaddress.IPv6Network(subnet6).prefixlen != 64):
             raise ValueError("autoconf6 needs a subnet6 with a prefix of 64 bits")  # RFC 4862 5.5.3
+        dns6 = str(value.get("dns6", ""))
+        if dns6 and (not subnet6 or ipaddress.IPv6Address(dns6) not in ipaddress.IPv6Network(subnet6)):
+            raise ValueError(f"resolver {dns6} is not in {subnet6 or 'any subnet6'}")
+        outbound4, outbound6 = str(value.get("outbound4", "")), str(value.get("outbound6", ""))
         return cls(
             str(value["name"]),
             str(subnet),
@@ -87,4 +95,7 @@ class NetworkConfig:
             bool(value.get("internal", False)),
             bool(value.get("guests_meet", True)),
             tuple(str(ipaddress.ip_network(str(subnet))) for subnet in forbidden),
+            dns6,
+            str(ipaddress.IPv4Address(outbound4)) if outbound4 else "",
+            str(ipaddress.IPv6Address(outbound6)) if outbound6 else "",
         )

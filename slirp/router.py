@@ -15,6 +15,7 @@ from slirp.host.dns import Answers, Dns
 from slirp.host.dns_stream import Streams
 from slirp.host.endpoint import GATEWAY_MAC, Endpoint
 from slirp.host.neighbours import Neighbours
+from slirp.host.outbound import Outbound
 from slirp.host.ping import Pings
 from slirp.host.poller import Poller
 from slirp.host.published import PublishedPorts
@@ -46,7 +47,8 @@ class Router:
         self._gateway = ipaddress.IPv4Address(config.gateway4).packed
         self._gateway6 = ipaddress.IPv6Address(config.gateway6).packed if config.gateway6 else b""
         dns4 = ipaddress.IPv4Address(config.dns4).packed if config.dns4 else self._gateway
-        self._dns_addresses = (dns4, self._gateway6) if config.dns else ()
+        dns6 = ipaddress.IPv6Address(config.dns6).packed if config.dns6 else self._gateway6
+        self._dns_addresses = (dns4, dns6) if config.dns else ()
         self._own4 = (self._gateway, dns4)
         self._neighbours = Neighbours(config) if self._gateway6 else None
         resolver4, resolver6 = self._dns_addresses or (b"", b"")
@@ -55,11 +57,12 @@ class Router:
         answers = Answers(Resolvers(config.resolvers), self._names, forward=not config.internal)
         self._endpoints: set[Endpoint] = set()
         self._next_expiry = 0.0
-        self.connections = Connections(poller, self._tcp_target)
-        self.datagrams = Datagrams(poller, self._udp_target, self._seen_from)
+        outbound = Outbound(config)
+        self.connections = Connections(poller, self._tcp_target, outbound)
+        self.datagrams = Datagrams(poller, self._udp_target, self._seen_from, outbound)
         self._dns = Dns(poller, answers)
         self._dns_streams = Streams(poller, answers)
-        self.pings = Pings(poller)
+        self.pings = Pings(poller, outbound)
         self.published = PublishedPorts(poller, self.connections, self.datagrams, self._seen_from)
 
     # ------------------------------------------------------------------------------------------------ targets
@@ -261,6 +264,7 @@ class Router:
     def forbid(self, subnets: Sequence[str]) -> None:
         """Nothing leads to these any more. Raises ValueError."""
         self._policy.forbid(subnets)
+        self.datagrams.forget_routes()
 
     def reset(self, endpoint: Endpoint, flows: Sequence[str]) -> None:
         """End what another process of this network has left behind. Raises ValueError."""

@@ -10,6 +10,7 @@ descriptors, each is answered with one; one over 60 kB comes as {"type": "Memfd"
     {"type": "Detach", "endpoint_id"}               the device is gone with the answer
     {"type": "Publish", "publish_id", "endpoint_id", "guest_port", "protocol"} + bound socket
     {"type": "Unpublish", "publish_id"}
+    {"type": "Capture"} + descriptor: write all frames there, as pcap; without one, stop
     {"type": "Ping"}               -> {"ok": true, "unconfined": what it could not give up before the first packet}
 
 Answers are {"ok": true} or {"error": …}, with "gone": true where the endpoint is not there."""
@@ -26,6 +27,7 @@ import time
 from typing import Any
 
 from slirp.config import NetworkConfig
+from slirp.devices.pcap import Capture
 from slirp.devices.tap import HEADER_BYTES
 from slirp.host.confinement import confine
 from slirp.host.endpoint import GATEWAY_MAC, Endpoint
@@ -62,6 +64,7 @@ class Network:
         self._buffer = bytearray(MAX_FRAME)
         self._view = memoryview(self._buffer)
         self._leaving = False
+        self._capture: Capture | None = None
         self._unconfined: list[str] | None = None  # what could not be given up
 
     def run(self) -> None:
@@ -105,9 +108,14 @@ class Network:
         if kind == "Publish" and len(descriptors) == 1:
             self._publish(command, descriptors[0])
             return {"ok": True}
+        if kind == "Capture" and len(descriptors) == 1:
+            self._capture_to(Capture(descriptors[0]))
+            return {"ok": True}
         for fd in descriptors:
             os.close(fd)
-        if kind == "Names":
+        if kind == "Capture":
+            self._capture_to(None)
+        elif kind == "Names":
             self._name(self._endpoint(command), command)
         elif kind == "Reset":
             self._router.reset(self._endpoint(command), command["flows"])
@@ -161,10 +169,12 @@ class Network:
                 self._detach(other.endpoint_id)
         config = self._config
         prefix6 = ipaddress.IPv6Network(config.subnet6).network_address.packed[:8] if config.autoconf6 else b""
-        reserved = [ipaddress.IPv6Address(config.gateway6).packed] if config.gateway6 else []
+        reserved = [ipaddress.IPv6Address(text).packed for text in (config.gateway6, config.dns6) if text]
         endpoint = Endpoint(command["endpoint_id"], tap, mac, address, config.mtu, names, address6, prefix6, reserved)
         self._endpoints[endpoint.endpoint_id] = self._by_mac[mac] = endpoint
         self._name(endpoint, command)
+        if self._capture is not None:
+            endpoint.captured(self._capture)
         self._router.attach(endpoint)
         self._poller.add(tap, READ, lambda _: self._frames(endpoint))
 
@@ -183,6 +193,13 @@ class Network:
                 del self._by_mac[endpoint.mac]
             os.close(endpoint.tap)
 
+    def _capture_to(self, capture: Capture | None) -> None:
+        if self._capture is not None:
+            self._capture.close()
+        self._capture = capture
+        for endpoint in self._endpoints.values():
+            endpoint.captured(capture)
+
     # ------------------------------------------------------------------------------------------------ frames
     def _frames(self, endpoint: Endpoint) -> None:
         """A batch of one guest's, so that its neighbours get their turn."""
@@ -198,6 +215,8 @@ class Network:
                 # the container has gone and its device with it, which epoll reports for ever; Detach is on its way
                 self._poller.remove(endpoint.tap)
                 break
+            if endpoint.capture is not None and not endpoint.capture.frame([view[:length]]):
+                self._capture_to(None)
             if buffer[HEADER_BYTES : HEADER_BYTES + 12] == usual and (
                 segment(endpoint, buffer, view, length) or datagram(endpoint, buffer, view, length)
             ):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+from slirp.devices.pcap import Capture
 from slirp.devices.tap import many_datagrams
 from slirp.host.buffers import BufferPool
 from slirp.stack.fragments import Fragments
@@ -53,6 +55,8 @@ class Endpoint:
         self._prefix6, self._reserved = prefix6, frozenset(reserved)
         if address6 or prefix6:
             self._owned.add(ndp.link_local(mac))
+        self.capture: Capture | None = None
+        self.writev: Callable[[Sequence[bytes | memoryview]], int] = functools.partial(os.writev, tap)
         self._many_datagrams = many_datagrams(tap)
         self.head4 = virtio.PLAIN + ethernet.HEADER.pack(mac, GATEWAY_MAC, ethernet.IPV4)
         self.head6 = virtio.PLAIN + ethernet.HEADER.pack(mac, GATEWAY_MAC, ethernet.IPV6)
@@ -70,9 +74,20 @@ class Endpoint:
     def write(self, parts: list[bytes | memoryview]) -> None:
         """One frame with its virtio header. A frame that the device does not take is lost, as on any network."""
         try:
-            os.writev(self.tap, parts)
+            self.writev(parts)
         except OSError:
             return
+
+    def captured(self, capture: Capture | None) -> None:
+        """From now on, what is written goes there too."""
+        self.capture, tap = capture, self.tap
+
+        def both(parts: Sequence[bytes | memoryview]) -> int:
+            if capture is not None:
+                capture.frame(parts)
+            return os.writev(tap, parts)
+
+        self.writev = functools.partial(os.writev, tap) if capture is None else both
 
     def send(self, source: bytes, destination: bytes, protocol: int, payload: bytes, hops: int = TTL) -> None:
         """A packet of ours, whatever its size: the device has no limit. `destination` is the guest's."""

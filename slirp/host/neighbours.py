@@ -22,14 +22,15 @@ class Neighbours:
     def __init__(self, config: NetworkConfig) -> None:
         gateway = ipaddress.IPv6Address(config.gateway6).packed
         prefix = ipaddress.IPv6Network(config.subnet6)
-        self.own = (gateway, LINK_LOCAL)
+        resolver = ipaddress.IPv6Address(config.dns6).packed if config.dns6 else gateway
+        self.own = (gateway, LINK_LOCAL, resolver)
         self._advertisement = ndp.emit_router_advertisement(
             GATEWAY_MAC,
             max(icmpv6.MIN_MTU, config.mtu),
             prefix.network_address.packed,
             prefix.prefixlen,
             autonomous=config.autoconf6,
-            resolvers=gateway if config.dns else b"",
+            resolvers=resolver if config.dns else b"",
         )
 
     def message(self, endpoint: Endpoint, packet: Packet, message: Message) -> None:

@@ -6,6 +6,7 @@ import socket
 import time
 
 from slirp.host.endpoint import Endpoint
+from slirp.host.outbound import Outbound
 from slirp.host.poller import READ, Poller
 from slirp.wire import icmp, icmpv6
 from slirp.wire.ip import Packet
@@ -23,8 +24,8 @@ class _Pinger:
 class Pings:
     """A ping socket for every identifier a guest uses."""
 
-    def __init__(self, poller: Poller) -> None:
-        self._poller = poller
+    def __init__(self, poller: Poller, outbound: Outbound) -> None:
+        self._poller, self._outbound = poller, outbound
         self._pingers: dict[tuple[bytes, int], _Pinger] = {}
         self._next_reap = 0.0
 
@@ -51,6 +52,8 @@ class Pings:
                 sock = socket.socket(socket.AF_INET, kind, socket.IPPROTO_ICMP)
             else:
                 sock = socket.socket(socket.AF_INET6, kind, socket.IPPROTO_ICMPV6)
+            if address := self._outbound.address(sock.family):
+                sock.bind((address, 0))
         except OSError:
             return None
         pinger = self._pingers[guest, identifier] = _Pinger(endpoint, guest, identifier, sock)

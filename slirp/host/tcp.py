@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import os
 import resource
 import secrets
 import socket
@@ -16,6 +15,7 @@ import time
 from collections.abc import Callable
 
 from slirp.host.endpoint import Endpoint
+from slirp.host.outbound import Outbound
 from slirp.host.poller import ERROR, FAILED, READ, WRITE, Poller
 from slirp.stack import tcp_flow
 from slirp.stack.tcp_flow import Flow, HostReset
@@ -144,11 +144,11 @@ class Connection:
             head += options
         try:
             if length:
-                os.writev(self.endpoint.tap, (head, payload))
+                self.endpoint.writev((head, payload))
                 if length <= tcp_flow.SMALL_BYTES:
                     self._connections.poller.answer_expected = True
             else:
-                os.write(self.endpoint.tap, head)
+                self.endpoint.writev((head,))
         except OSError:
             return  # lost; it is sent again
 
@@ -240,9 +240,13 @@ class Connections:
     address and port of the host's, a socket that is connected already, or None to refuse."""
 
     def __init__(
-        self, poller: Poller, target: Callable[[Endpoint, bytes, int], tuple[str, int] | socket.socket | None]
+        self,
+        poller: Poller,
+        target: Callable[[Endpoint, bytes, int], tuple[str, int] | socket.socket | None],
+        outbound: Outbound | None = None,
     ) -> None:
         self.poller = poller
+        self._outbound = outbound
         self._target = target
         self._max_flows = int(resource.getrlimit(resource.RLIMIT_NOFILE)[0] * FLOWS_SHARE)
         self._by_key: dict[bytes, Connection] = {}
@@ -379,6 +383,8 @@ class Connections:
         try:
             if not isinstance(target, socket.socket):
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                if self._outbound is not None:
+                    self._outbound.bind(sock, target[0])
                 sock.connect(target)
         except BlockingIOError:
             pass

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 
 from slirp.host import batches
 from slirp.host.endpoint import Endpoint
+from slirp.host.outbound import Outbound
 from slirp.host.poller import FAILED, READ, Poller
 from slirp.wire import icmp, icmpv6, udp, virtio
 from slirp.wire.ip import TTL, UDP, Packet
@@ -87,8 +88,9 @@ class Datagrams:
         poller: Poller,
         target: Callable[[bytes, int], tuple[str, int] | None],
         source: Callable[[Endpoint, str], bytes],
+        outbound: Outbound | None = None,
     ) -> None:
-        self._poller, self._target, self._source = poller, target, source
+        self._poller, self._target, self._source, self._outbound = poller, target, source, outbound
         self._mappings: dict[tuple[bytes, int], _Mapping] = {}
         # (guest, its port) -> (peer, its port) -> the published socket it has used, its address there, and ours
         self._peers: dict[tuple[bytes, int], dict[tuple[bytes, int], _Peer]] = {}
@@ -221,7 +223,7 @@ class Datagrams:
                 sock.setsockopt(socket.IPPROTO_IPV6, IPV6_RECVERR, 1)
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)  # a burst must not be lost while we sleep
-            sock.bind(("", 0))
+            sock.bind((self._outbound.address(family) if self._outbound is not None else "", 0))
         except OSError:
             return None
         mapping = self._mappings[guest, port] = _Mapping(endpoint, guest, port, sock, time.monotonic())
@@ -289,7 +291,7 @@ class Datagrams:
     # ------------------------------------------------------------------------------------------------ published ports
     def publish(self, endpoint: Endpoint, guest_port: int, sock: socket.socket) -> None:
         """Datagrams to this socket go to the guest's port, with their real source; answers go out of it."""
-        self._forget_routes()
+        self.forget_routes()
         if sock.family == socket.AF_INET:
             sock.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
         else:
@@ -298,14 +300,14 @@ class Datagrams:
 
     def unpublish(self, endpoint: Endpoint, guest_port: int, sock: socket.socket) -> None:
         self._poller.remove(sock.fileno())
-        self._forget_routes()
+        self.forget_routes()
         self._keep_peers(lambda peer: peer.socket is not sock)
 
     def _keep_peers(self, keeps: Callable[[_Peer], bool]) -> None:
         for guest, peers in list(self._peers.items()):
             kept = {key: peer for key, peer in peers.items() if keeps(peer)}
             if len(kept) != len(peers):
-                self._forget_routes()
+                self.forget_routes()
             if kept:
                 self._peers[guest] = kept
             else:
@@ -328,7 +330,7 @@ class Datagrams:
             if known == peer:
                 known.last_used, peer = peer.last_used, known
             else:
-                self._forget_routes()
+                self.forget_routes()
                 if len(peers) >= MAX_PEERS:
                     del peers[next(iter(peers))]  # the one heard of longest ago
             peers[key] = peer
@@ -350,13 +352,14 @@ class Datagrams:
                 self._drop(key, mapping)
 
     def _drop(self, key: tuple[bytes, int], mapping: _Mapping) -> None:
-        self._forget_routes()
+        self.forget_routes()
         del self._mappings[key]
         mapping.endpoint.datagrams -= 1
         self._poller.remove(mapping.socket.fileno())
         mapping.socket.close()
 
-    def _forget_routes(self) -> None:
+    def forget_routes(self) -> None:
+        """Where datagrams may go has changed."""
         self.flush()
         self._routes.clear()
 

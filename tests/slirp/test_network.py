@@ -6,14 +6,17 @@ it was made in, whoever uses it."""
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import random
 import socket
+import struct
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,7 +27,7 @@ import os, socket, sys
 out = socket.socket(fileno=int(sys.argv[1]))
 out.send(b"up")
 while (kind := out.recv(16)):
-    made = socket.socket(socket.AF_INET, int(kind))
+    made = socket.socket(*map(int, kind.split()))
     socket.send_fds(out, [b"x"], [made.fileno()])
     made.close()
 """
@@ -36,11 +39,12 @@ class Guest:
     gateway = "10.0.2.2"
     address = "10.0.2.100"
 
-    def __init__(self, channel: socket.socket) -> None:
+    def __init__(self, channel: socket.socket, directory: Path) -> None:
         self._channel = channel
+        self.api, self.pcap = directory / "api.sock", directory / "all.pcap"
 
-    def socket(self, kind: int = socket.SOCK_STREAM) -> socket.socket:
-        self._channel.send(str(int(kind)).encode())
+    def socket(self, kind: int = socket.SOCK_STREAM, family: int = socket.AF_INET) -> socket.socket:
+        self._channel.send(f"{int(family)} {int(kind)}".encode())
         _, (fd,), _, _ = socket.recv_fds(self._channel, 16, 1)
         made = socket.socket(fileno=fd)
         made.settimeout(20)
@@ -53,18 +57,21 @@ class Guest:
 
 
 @pytest.fixture(scope="module", params=[1500, 65520])
-def guest(request: pytest.FixtureRequest) -> Iterator[Guest]:
+def guest(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guest]:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     command = ["unshare", "-Urn", sys.executable, "-c", _HELPER, str(theirs.fileno())]
     inside = subprocess.Popen(command, pass_fds=[theirs.fileno()])
     theirs.close()
     assert ours.recv(16) == b"up"
+    made = Guest(ours, tmp_path_factory.mktemp("network"))
     ready_read, ready_write = os.pipe()
     exit_read, exit_write = os.pipe()
     network = subprocess.Popen(
         [
             *(sys.executable, "-m", "slirp", "--configure", "--mtu", str(request.param)),
-            *("-r", str(ready_write), "-e", str(exit_read), str(inside.pid), "tap0"),
+            *("--enable-ipv6", "--api-socket", str(made.api), "--pcap", str(made.pcap), "--netns-type=path"),
+            *("-r", str(ready_write), "-e", str(exit_read), f"--userns-path=/proc/{inside.pid}/ns/user"),
+            *(f"/proc/{inside.pid}/ns/net", "tap0"),
         ],
         pass_fds=[ready_write, exit_read],
         cwd=TOP,
@@ -72,7 +79,7 @@ def guest(request: pytest.FixtureRequest) -> Iterator[Guest]:
     for fd in (ready_write, exit_read):
         os.close(fd)
     assert os.read(ready_read, 1) == b"1"
-    yield Guest(ours)
+    yield made
     os.close(exit_write)
     assert network.wait(20) == 0
     ours.close()
@@ -126,6 +133,58 @@ def test_bytes_pass_both_ways_at_once(guest: Guest) -> None:
         sender.join()
     thread.join(20)
     assert got == {"up": hashlib.sha256(up).hexdigest(), "down": hashlib.sha256(down).hexdigest()}
+
+
+def test_the_hosts_loopback_over_ipv6(guest: Guest) -> None:
+    listener = socket.create_server(("::1", 0), family=socket.AF_INET6)
+    with listener, guest.socket(family=socket.AF_INET6) as client:
+        client.connect(("fd00::2", listener.getsockname()[1]))
+        server, _ = listener.accept()
+        with server:
+            client.sendall(b"six")
+            assert server.recv(10) == b"six"
+
+
+def test_a_port_forwarded_by_the_api_socket(guest: Guest) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+
+    def call(execute: str, **arguments: object) -> dict[str, Any]:
+        with socket.socket(socket.AF_UNIX) as api:
+            api.connect(str(guest.api))
+            api.sendall(json.dumps({"execute": execute, "arguments": arguments}).encode())
+            api.shutdown(socket.SHUT_WR)
+            answer: dict[str, Any] = json.loads(receive(api))
+            return answer
+
+    with guest.socket() as listener:
+        listener.bind((guest.address, 8080))
+        listener.listen()
+        made = call("add_hostfwd", proto="tcp", host_addr="127.0.0.1", host_port=port, guest_port=8080)
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            server, _ = listener.accept()
+            with server:
+                client.sendall(b"in")
+                assert server.recv(10) == b"in"
+        assert call("remove_hostfwd", id=made["return"]["id"]) == {"return": {}}
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", port))
+
+
+def test_the_capture_has_whole_frames(guest: Guest) -> None:
+    port, _ = serve(lambda connection: connection.sendall(b"needle in the capture"))
+    with guest.connect(port) as client:
+        receive(client)
+    data = guest.pcap.read_bytes()
+    assert data[:4] == bytes.fromhex("4d3cb2a1")
+    position, frames = 24, []
+    while position < len(data):
+        _, _, length, original = struct.unpack_from("<IIII", data, position)
+        assert length == original
+        frames.append(data[position + 16 : position + 16 + length])
+        position += 16 + length
+    assert position == len(data)
+    assert any(b"needle in the capture" in frame for frame in frames)
 
 
 def test_many_connections_at_once(guest: Guest) -> None:

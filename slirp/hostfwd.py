@@ -1,0 +1,101 @@
+"""slirp4netns' API socket (slirp4netns(1), API SOCKET): ports of the host forwarded to the guest while it runs.
+
+One JSON call a connection; the network gets each port's socket, bound here."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import json
+import socket
+from collections.abc import Callable
+from typing import Any
+
+MAX_REQUEST = 4096
+SECONDS = 5.0
+
+
+class HostForwards:
+    """`ask(command, descriptor or -1)` passes a command to the network; it closes the descriptor and raises ValueError
+    where the network refuses."""
+
+    def __init__(self, guest: str, ask: Callable[[dict[str, object], int], None]) -> None:
+        self._guest, self._ask = guest, ask
+        self._entries: dict[int, dict[str, object]] = {}
+        self._last = 0
+
+    def serve(self, connection: socket.socket) -> None:
+        """Answer one call and close."""
+        with connection, contextlib.suppress(OSError):
+            connection.settimeout(SECONDS)
+            request = b""
+            while len(request) < MAX_REQUEST and (data := connection.recv(MAX_REQUEST)):
+                request += data
+                with contextlib.suppress(ValueError):
+                    json.loads(request)
+                    break  # it is whole, though the client keeps its side open
+            connection.sendall(json.dumps(self.call(request)).encode())
+
+    def call(self, request: bytes) -> dict[str, object]:
+        """{"return": …} or {"error": {"desc": …}}."""
+        try:
+            call = json.loads(request)
+            arguments = call.get("arguments") or {}
+            match call.get("execute"):
+                case "add_hostfwd":
+                    return {"return": {"id": self._add(arguments)}}
+                case "list_hostfwd":
+                    return {"return": {"entries": [{"id": key, **entry} for key, entry in self._entries.items()]}}
+                case "remove_hostfwd":
+                    self._remove(arguments)
+                    return {"return": {}}
+                case other:
+                    raise ValueError(f"unknown call {other!r}")
+        except (ValueError, KeyError, AttributeError, TypeError, OSError) as error:
+            return {"error": {"desc": f"bad request: {error}"}}
+
+    def _add(self, arguments: dict[str, Any]) -> int:
+        protocol = str(arguments.get("proto"))
+        kind = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}.get(protocol.rstrip("46"))
+        if kind is None:
+            raise ValueError(f"proto {protocol!r} is neither tcp nor udp")
+        host_port, guest_port = (_port(arguments, name) for name in ("host_port", "guest_port"))
+        default = "::" if protocol.endswith("6") else "0.0.0.0"
+        host = ipaddress.ip_address(str(arguments.get("host_addr") or default))
+        guest = str(arguments.get("guest_addr") or self._guest)
+        if guest != self._guest:
+            raise ValueError(f"guest_addr {guest} is not the guest's, {self._guest}")
+        sock = socket.socket(socket.AF_INET if host.version == 4 else socket.AF_INET6, kind)
+        with sock:
+            if kind == socket.SOCK_STREAM:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind((str(host), host_port))
+            if kind == socket.SOCK_STREAM:
+                sock.listen(1024)
+            self._last += 1
+            command: dict[str, object] = {"type": "Publish", "publish_id": str(self._last), "endpoint_id": "guest"}
+            command |= {"guest_port": guest_port, "protocol": protocol.rstrip("46")}
+            command |= {"host_ip": str(host), "host_port": host_port}
+            self._ask(command, sock.detach())
+        self._entries[self._last] = {
+            "proto": protocol,
+            "host_addr": str(host),
+            "host_port": host_port,
+            "guest_addr": guest,
+            "guest_port": guest_port,
+        }
+        return self._last
+
+    def _remove(self, arguments: dict[str, Any]) -> None:
+        number = arguments["id"]
+        if number not in self._entries:
+            raise ValueError(f"no port is forwarded with id {number}")
+        self._ask({"type": "Unpublish", "publish_id": str(number)}, -1)
+        del self._entries[number]
+
+
+def _port(arguments: dict[str, Any], name: str) -> int:
+    value = arguments.get(name)
+    if not isinstance(value, int) or not 0 < value < 65536:
+        raise ValueError(f"{name} {value!r} is not from 1 to 65535")
+    return value
