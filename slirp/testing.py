@@ -1,14 +1,18 @@
-"""Fakes for tests: a host side in memory, and a link that loses, doubles, delays and reorders what passes over it."""
+"""Fakes for tests: a host side in memory, and a link for segments and a wire for frames that lose, double, reorder and
+spoil what passes over them."""
 
 from __future__ import annotations
 
 import heapq
 import random
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from slirp.host.buffers import SIZE
 from slirp.stack.tcp_flow import HostReset
+from slirp.wire import virtio
+from slirp.wire.checksum import checksum, fold, pseudo_sum
 from slirp.wire.tcp import Segment
 
 
@@ -83,11 +87,14 @@ class MemoryHost:
 
 @dataclass(frozen=True)
 class Faults:
-    """Shares, 0 … 1, and the longest delay in seconds (which is what reorders)."""
+    """Shares, 0 … 1, and the longest delay in seconds (which is what reorders segments; of frames a share is held back
+    behind those that follow)."""
 
     loss: float = 0.0
     duplication: float = 0.0
     delay_seconds: float = 0.0
+    corruption: float = 0.0
+    reordering: float = 0.0
 
 
 class FaultyLink:
@@ -127,3 +134,66 @@ class FaultyLink:
             _, _, segment = heapq.heappop(self._queue)
             if self.receiver is not None:
                 self.receiver(segment, now)
+
+
+class FaultyWire:
+    """One direction of a wire for whole frames with virtio headers, whose checksums are complete."""
+
+    def __init__(self, faults: Faults, rng: random.Random) -> None:
+        self._faults, self._random = faults, rng
+        self._held: list[bytes] = []
+
+    def carry(self, frame: bytes) -> list[bytes]:
+        """What arrives when this is sent."""
+        faults, chance = self._faults, self._random.random
+        if chance() < faults.loss:
+            return []
+        if chance() < faults.corruption:
+            position = self._random.randrange(virtio.HEADER_BYTES, len(frame))
+            frame = (
+                frame[:position] + bytes((frame[position] ^ self._random.randrange(1, 256),)) + frame[position + 1 :]
+            )
+        if chance() < faults.reordering and len(self._held) < 8:
+            self._held.append(frame)
+            return []
+        arrived = [frame] * (1 + (chance() < faults.duplication))
+        if self._held and chance() < 0.5:
+            arrived += self._held
+            self._held = []
+        return arrived
+
+
+def on_the_wire(frame: bytes) -> list[bytes]:
+    """A frame as a device without offload would send it: cut into segments (TCP), with complete checksums."""
+    flags, kind, header_bytes, size, start, offset, _ = virtio.HEADER.unpack_from(frame)
+    if not flags & virtio.NEEDS_CSUM:
+        return [frame]
+    data = frame[virtio.HEADER_BYTES :]
+    if kind not in (virtio.GSO_TCPV4, virtio.GSO_TCPV6):
+        return [virtio.PLAIN + _with_checksum(data, start, offset)]
+    head, payload = data[:header_bytes], data[header_bytes:]
+    made = []
+    for position in range(0, len(payload), size):
+        piece = payload[position : position + size]
+        header = bytearray(head)
+        length = header_bytes - start + len(piece)
+        (sequence,) = struct.unpack_from("!I", header, start + 4)
+        struct.pack_into("!I", header, start + 4, (sequence + position) & 0xFFFFFFFF)
+        if kind == virtio.GSO_TCPV4:
+            struct.pack_into("!H", header, 16, start - 14 + length)
+            struct.pack_into("!H", header, 24, 0)
+            struct.pack_into("!H", header, 24, checksum(bytes(header[14:start])))
+            addresses = bytes(header[26:34])
+        else:
+            struct.pack_into("!H", header, 18, length)
+            addresses = bytes(header[22:54])
+        half = len(addresses) // 2
+        struct.pack_into("!H", header, start + offset, fold(pseudo_sum(addresses[:half], addresses[half:], 6, length)))
+        made.append(virtio.PLAIN + _with_checksum(bytes(header) + piece, start, offset))
+    return made
+
+
+def _with_checksum(data: bytes, start: int, offset: int) -> bytes:
+    """The field holds the pseudo header's sum."""
+    at = start + offset
+    return data[:at] + struct.pack("!H", checksum(data[start:]) or 0xFFFF) + data[at + 2 :]

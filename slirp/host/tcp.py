@@ -314,7 +314,9 @@ class Connections:
         ):
             return False
         payload = view[options_end:end]
-        segment = tcp.Segment(source_port, destination_port, sequence, acknowledgment, flags, window, b"", payload)
+        header_end = start + tcp.HEADER_BYTES
+        options = b"" if options_end == header_end else bytes(view[header_end:options_end])
+        segment = tcp.Segment(source_port, destination_port, sequence, acknowledgment, flags, window, options, payload)
         self._segment(connection, segment, time.monotonic())
         return True
 

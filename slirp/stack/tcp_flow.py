@@ -13,7 +13,7 @@ advertised. Back-pressure is thus the guest's window in one direction and ours i
     LINGERING    both ended; late segments are still acknowledged
     CLOSED       nothing is sent any more
 
-Limits: no SACK, no timestamps, no urgent data. Timers are driven by `tick`: retransmission (RFC 6298), zero-window
+Limits: no timestamps, no urgent data. Timers are driven by `tick`: retransmission (RFC 6298), zero-window
 probe, handshake, lingering. Pure: time, initial sequence number and both sides are given."""
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ SEND_LIMIT = 4 << 20  # bytes to the guest that may be unacknowledged, whatever 
 MIN_RTO, MAX_RTO, FIRST_RTO = 0.2, 60.0, 1.0  # seconds; RFC 6298, with the kernel's lower minimum
 MAX_RETRIES = 12
 LINGER_SECONDS = 2.0
+MAX_BLOCKS = 64  # of what the guest has out of turn that are remembered
 SMALL_BYTES = 4096  # pieces up to this size are copied, so that they do not hold a large buffer
 
 
@@ -125,6 +126,8 @@ class Flow:
         "_retries",
         "_rto",
         "_rttvar",
+        "_sacked",
+        "_selective",
         "_shift_in",
         "_shift_out",
         "_srtt",
@@ -156,6 +159,8 @@ class Flow:
         self._chunks: deque[_Chunk] = deque()
         self._dup_acks = 0
         self._recover: int | None = None
+        self._selective = False  # whether both sides speak of what has come out of turn
+        self._sacked: list[tuple[int, int]] = []  # what the guest has said it has, beyond `unacknowledged`
         self._srtt, self._rttvar, self._rto = 0.0, 0.0, FIRST_RTO
         self._retries = 0
         self._timer = float("inf")
@@ -208,10 +213,11 @@ class Flow:
         self.receive_next = (segment.sequence + 1) & MASK
         self._window_edge = self.receive_next
         self.send_window = segment.window
+        self._selective = options.selective
 
     def _send_syn(self, flags: int, now: float) -> None:
         shift = WINDOW_SHIFT if flags == SYN or self._shift_in else -1
-        options = tcp.emit_options(Options(self._mss, shift))
+        options = tcp.emit_options(Options(self._mss, shift, flags == SYN or self._selective))
         self.send_next = (self.unacknowledged + 1) & MASK
         acknowledgment = self.receive_next if flags & ACK else 0
         window = min(RECEIVE_WINDOW, 0xFFFF)
@@ -308,9 +314,16 @@ class Flow:
         if ahead < 0:
             return True
         window = segment.window << self._shift_out
+        if self._selective and segment.options:
+            self._take_blocks(segment.options)
         if ahead > 0:
             self._advance(segment.acknowledgment, now)
-        elif outstanding and not segment.payload and window == self.send_window and not segment.flags & FIN:
+        elif (
+            outstanding
+            and not segment.payload
+            and not segment.flags & FIN
+            and (window == self.send_window or (self._selective and segment.options))
+        ):
             self._dup_acks += 1
             if self._dup_acks == 3 and self._recover is None:
                 self._recover = self.send_next
@@ -319,6 +332,31 @@ class Flow:
         if not outstanding - ahead:
             self._timer = now + self._rto if not window else float("inf")
         return True
+
+    def _take_blocks(self, options: bytes) -> None:
+        """Kept apart and in order; no block is believed that is not of what has been sent."""
+        una, sent = self.unacknowledged, distance(self.send_next, self.unacknowledged)
+        told = [(distance(first, una), distance(after, una)) for first, after in tcp.parse_blocks(options)]
+        fresh = [(first, after) for first, after in told if 0 < first < after <= sent]
+        if not fresh:
+            return
+        merged: list[tuple[int, int]] = []
+        known = [(distance(first, una), distance(after, una)) for first, after in self._sacked]
+        for first, after in sorted(fresh + [block for block in known if block[0] > 0]):
+            if merged and first <= merged[-1][1]:
+                merged[-1] = merged[-1][0], max(after, merged[-1][1])
+            else:
+                merged.append((first, after))
+        self._sacked = [((una + first) & MASK, (una + after) & MASK) for first, after in merged[:MAX_BLOCKS]]
+
+    def _hole_bytes(self) -> int:
+        """How much is missing at `unacknowledged`, as far as the guest has told."""
+        while self._sacked:
+            ahead = distance(self._sacked[0][0], self.unacknowledged)
+            if ahead > 0:
+                return ahead
+            self._sacked.pop(0)
+        return SEND_LIMIT
 
     def _advance(self, acknowledgment: int, now: float) -> None:
         """Data of ours has arrived."""
@@ -433,7 +471,10 @@ class Flow:
         self.ack_due = self.ack_urgent = False
         self._unanswered_bytes = 0
         shifted = min(0xFFFF, window >> self._shift_in)
-        self._guest.transmit(flags, sequence, self.receive_next, shifted, b"", payload, self._mss)
+        options = b""
+        if len(self._early) and self._selective and not len(payload):
+            options = tcp.emit_blocks(self._early.blocks(3))
+        self._guest.transmit(flags, sequence, self.receive_next, shifted, options, payload, self._mss)
 
     def fill(self, now: float) -> None:
         """Send the guest what the host has, as far as the guest's window allows. One read, so that flows take turns."""
@@ -547,6 +588,7 @@ class Flow:
         elif self.state == OPEN:
             if self.send_next != self.unacknowledged:
                 self._recover = self.send_next
+                self._sacked.clear()  # it may have been taken back (RFC 2018 8)
                 self._retransmit(now)
             elif not self.send_window:
                 self._retries = min(self._retries, MAX_RETRIES - 1)  # a guest may keep its window shut for ever
@@ -564,7 +606,7 @@ class Flow:
             chunk = self._chunks[0]
             chunk.again = True
             done = max(0, distance(self.unacknowledged, chunk.sequence))
-            limit = max(self.send_window, self._mss)
+            limit = min(max(self.send_window, self._mss), self._hole_bytes())
             self._send(ACK | PSH, (chunk.sequence + done) & MASK, chunk.data[done : done + limit])
         elif self.host_ended:
             self._send(FIN | ACK, self._fin_at, b"")

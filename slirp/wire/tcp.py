@@ -1,4 +1,5 @@
-"""TCP segments (RFC 9293 3.1) with the two options that matter here: maximum segment size, window scale (RFC 7323)."""
+"""TCP segments (RFC 9293 3.1) with the options that matter here: maximum segment size, window scale (RFC 7323),
+selective acknowledgments (RFC 2018)."""
 
 from __future__ import annotations
 
@@ -30,6 +31,7 @@ class Options(NamedTuple):
 
     mss: int
     window_shift: int
+    selective: bool = False
 
 
 def parse(data: memoryview) -> Segment | None:
@@ -46,7 +48,7 @@ def parse(data: memoryview) -> Segment | None:
 
 def parse_options(options: bytes) -> Options:
     """Of a SYN; what is malformed ends the list."""
-    mss, shift = DEFAULT_MSS, -1
+    mss, shift, selective = DEFAULT_MSS, -1, False
     position = 0
     while position < len(options):
         kind = options[position]
@@ -64,8 +66,35 @@ def parse_options(options: bytes) -> Options:
             mss = max(64, int.from_bytes(options[position + 2 : position + 4], "big"))
         elif kind == 3 and length == 3:
             shift = min(options[position + 2], MAX_WINDOW_SHIFT)
+        elif kind == 4 and length == 2:
+            selective = True
         position += length
-    return Options(mss, shift)
+    return Options(mss, shift, selective)
+
+
+def parse_blocks(options: bytes) -> list[tuple[int, int]]:
+    """The selective acknowledgments of a segment: first sequence number, and the one after the last. Four at most; what
+    is malformed ends the list."""
+    position = 0
+    while position + 1 < len(options):
+        kind, length = options[position], options[position + 1]
+        if kind == 1:
+            position += 1
+            continue
+        if kind == 0 or length < 2 or position + length > len(options):
+            break
+        if kind == 5:
+            count = min(4, (length - 2) // 8)
+            return [struct.unpack_from("!II", options, position + 2 + 8 * number) for number in range(count)]
+        position += length
+    return []
+
+
+def emit_blocks(blocks: list[tuple[int, int]]) -> bytes:
+    """Of three blocks at most; b"" for none."""
+    if not blocks:
+        return b""
+    return struct.pack("!BBBB", 1, 1, 5, 2 + 8 * len(blocks)) + b"".join(struct.pack("!II", *block) for block in blocks)
 
 
 def emit_options(options: Options) -> bytes:
@@ -73,6 +102,8 @@ def emit_options(options: Options) -> bytes:
     made = struct.pack("!BBH", 2, 4, options.mss)
     if options.window_shift >= 0:
         made += struct.pack("!BBBB", 3, 3, options.window_shift, 1)
+    if options.selective:
+        made += struct.pack("!BBBB", 4, 2, 1, 1)
     return made
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import random
+import select
 import signal
 import socket
 import struct
@@ -17,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import slirp
+from slirp.testing import Faults, FaultyWire, on_the_wire
 
 TOP = Path(__file__).parent.parent.parent
 OUTSIDE = "192.0.2.1"  # an address of the host's that is not loopback
@@ -116,7 +119,8 @@ class Lab:
         children = Path(f"/proc/{self.host.pid}/task/{self.host.pid}/children").read_text()
         self.network_pid = int(children.split()[0])
 
-    def guest(self, names: tuple[str, ...] = ()) -> Guest:
+    def guest(self, names: tuple[str, ...] = (), faults: dict[str, float] | None = None) -> Guest:
+        """`faults`, those of slirp.testing.Faults: its device is behind a wire that has them, both ways."""
         number = len(self.guests) + 2
         guest = _place(Guest, _CLONE_NEWNET, self.host)
         guest.address, guest.mac = f"10.77.0.{number}", f"02:42:0a:4d:00:{number:02x}"
@@ -127,6 +131,7 @@ class Lab:
             mtu=self.config.mtu,
             address=f"{guest.address}/16",
             address6=f"{guest.address6}/64",
+            faults=faults,
         )
         self.guests.append(guest)
         self.command(
@@ -217,12 +222,40 @@ def _do_host() -> list[int]:
     return []
 
 
-def _do_guest(mac: str, mtu: int, address: str, address6: str) -> list[int]:
+def _do_guest(mac: str, mtu: int, address: str, address6: str, faults: dict[str, float] | None) -> list[int]:
     slirp.loopback_up()
-    tap = slirp.open_tap("tap0")
+    tap = slirp.open_tap("tap0", offload=faults is None)
     slirp.configure_guest("tap0", mac, mtu, address, GATEWAY, address6, GATEWAY6)
     Path("/proc/sys/net/ipv4/ping_group_range").write_text("0 0")
-    return [tap]
+    return [tap if faults is None else _behind_a_bad_wire(tap, Faults(**faults))]
+
+
+def _behind_a_bad_wire(tap: int, faults: Faults) -> int:
+    """A device like the TAP, but for what a process of its own does to the frames."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    if os.fork() == 0:
+        theirs.close()
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        rng = random.Random(1)
+        to_guest, from_guest = FaultyWire(faults, rng), FaultyWire(faults, rng)
+        waiting = select.poll()
+        waiting.register(tap, select.POLLIN)
+        waiting.register(ours, select.POLLIN)
+        while True:
+            for fd, _ in waiting.poll():
+                if fd == tap:
+                    for frame in from_guest.carry(os.read(tap, 70000)):
+                        ours.send(frame)
+                    continue
+                data = ours.recv(70000)
+                if not data:
+                    os._exit(0)
+                for packet in on_the_wire(data):
+                    for frame in to_guest.carry(packet):
+                        os.write(tap, frame)
+    ours.close()
+    os.close(tap)
+    return theirs.detach()
 
 
 def _do_network(config: dict[str, Any]) -> list[int]:

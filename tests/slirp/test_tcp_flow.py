@@ -132,7 +132,7 @@ class ByHand:
         mss: int,
     ) -> None:
         self.sent.append((flags, sequence, acknowledgment, bytes(payload)))
-        self.window = window
+        self.window, self.options = window, options
 
     def open(self) -> None:
         self.flow.host_connected(0.0)
@@ -268,3 +268,31 @@ def test_no_segments_break_it(steps: list[tuple[int, int, int, bytes, int]]) -> 
         hand.flow.flush_ack()
         hand.flow.host_readable(number * 0.1)
         hand.flow.tick(number * 0.1)
+
+
+SELECTIVE = tcp.emit_options(Options(1460, 7, True))
+
+
+def test_only_the_hole_that_the_guest_tells_of_is_sent_again() -> None:
+    hand = ByHand(MemoryHost(b"x" * 50_000, ends=False), options=SELECTIVE)
+    hand.open()
+    hand.give(ACK, 1000, 5001, window=60000)
+    hand.flow.host_readable(0.0)
+    assert len(hand.sent[-1][3]) == 50_000
+    for first in (9001, 12001, 15001):
+        blocks = tcp.emit_blocks([(first, first + 1000)])
+        hand.flow.segment(segment(ACK, 1000, 6001, options=blocks, window=60000), 0.0)
+    hand.flow.segment(segment(ACK, 1000, 6001, options=tcp.emit_blocks([(18001, 19001)]), window=60000), 0.0)
+    assert (hand.sent[-1][1], len(hand.sent[-1][3])) == (6001, 3000)
+    hand.flow.segment(segment(ACK, 1000, 10001, options=tcp.emit_blocks([(12001, 13001)]), window=60000), 0.0)
+    assert (hand.sent[-1][1], len(hand.sent[-1][3])) == (10001, 2000)
+
+
+def test_the_guest_is_told_what_came_out_of_turn() -> None:
+    hand = ByHand(MemoryHost(ends=False), options=SELECTIVE)
+    hand.open()
+    hand.give(ACK, 1010, 5001, b"later")
+    assert tcp.parse_blocks(hand.options) == [(1010, 1015)]
+    hand.give(ACK, 1000, 5001, b"0123456789")
+    assert hand.options == b""
+    assert bytes(hand.host.received) == b"0123456789later"

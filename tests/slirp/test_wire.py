@@ -150,6 +150,7 @@ def test_no_bytes_make_a_parser_fail(data: bytes) -> None:
     icmp.parse(view)
     ethernet.parse_arp(view)
     tcp.parse_options(data)
+    assert len(tcp.parse_blocks(data)) <= 4
 
 
 @pytest.mark.parametrize(
@@ -171,3 +172,9 @@ def test_options_of_every_kind(options: bytes, expected: tcp.Options) -> None:
 def test_unreachable_quotes_the_header_and_eight_bytes() -> None:
     packet = ipv4.emit_header(socket.inet_aton("10.0.0.1"), socket.inet_aton("10.0.0.2"), 17, 100) + bytes(100)
     assert len(icmp.unreachable(icmp.PORT_UNREACHABLE, packet).payload) == 28
+
+
+@given(st.lists(st.tuples(st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1)), max_size=3))
+def test_selective_acknowledgments(blocks: list[tuple[int, int]]) -> None:
+    assert tcp.parse_blocks(tcp.emit_blocks(blocks)) == blocks
+    assert tcp.parse_options(tcp.emit_options(tcp.Options(1460, 7, True))) == tcp.Options(1460, 7, True)
