@@ -30,7 +30,7 @@ CONNECTING, SYN_RECEIVED, SYN_SENT, OPEN, LINGERING, CLOSED = range(6)
 WINDOW_SHIFT = 6
 RECEIVE_WINDOW = 2 << 20  # bytes of the guest's that we hold when the host's socket takes no more
 SEND_LIMIT = 4 << 20  # bytes to the guest that may be unacknowledged, whatever window it offers
-MIN_RTO, MAX_RTO, FIRST_RTO = 0.2, 60.0, 1.0  # seconds; RFC 6298, with the kernel's lower minimum
+MIN_RTO, MAX_RTO, FIRST_RTO = 0.1, 60.0, 1.0  # seconds; RFC 6298, but for the minimum: the guest is near
 MAX_RETRIES = 12
 LINGER_SECONDS = 2.0
 MAX_BLOCKS = 64  # of what the guest has out of turn that are remembered
@@ -119,10 +119,12 @@ class Flow:
         "_guest",
         "_guest_fin",
         "_host",
+        "_later_acks",
         "_mss",
         "_pending",
         "_pending_bytes",
         "_recover",
+        "_resent_before",
         "_retries",
         "_rto",
         "_rttvar",
@@ -159,6 +161,7 @@ class Flow:
         self._chunks: deque[_Chunk] = deque()
         self._dup_acks = 0
         self._recover: int | None = None
+        self._resent_before, self._later_acks = 0, 0  # `send_next` when a piece was last sent again, and acks since
         self._selective = False  # whether both sides speak of what has come out of turn
         self._sacked: list[tuple[int, int]] = []  # what the guest has said it has, beyond `unacknowledged`
         self._srtt, self._rttvar, self._rto = 0.0, 0.0, FIRST_RTO
@@ -274,14 +277,17 @@ class Flow:
             options = tcp.parse_options(segment.options)
             self._take_options(options, segment)
             self.unacknowledged = self.send_next
-            self._opened()
+            self._opened(now)
             self._acknowledge()
             self.fill(now)
 
-    def _opened(self) -> None:
+    def _opened(self, now: float) -> None:
         self.state = OPEN
+        if self._retries:
+            self._retries, self._rto = 0, FIRST_RTO
+        else:
+            self._measure(now - (self._timer - self._rto))  # since our SYN
         self._timer = float("inf")
-        self._retries, self._rto = 0, FIRST_RTO
         self._host.want(True, False)
 
     def _reset_arrived(self, segment: Segment) -> None:
@@ -308,7 +314,7 @@ class Flow:
             if ahead != 1:
                 return False
             self.unacknowledged = segment.acknowledgment
-            self._opened()
+            self._opened(now)
             self.send_window = segment.window << self._shift_out
             return True
         if ahead < 0:
@@ -325,9 +331,15 @@ class Flow:
             and (window == self.send_window or (self._selective and segment.options))
         ):
             self._dup_acks += 1
-            if self._dup_acks == 3 and self._recover is None:
-                self._recover = self.send_next
-                self._retransmit(now)
+            if self._recover is None:
+                if self._dup_acks >= 3:
+                    self._recover = self.send_next
+                    self._retransmit(now)
+            elif self._sacked and distance(self._sacked[-1][1], self._resent_before) > 0:
+                # what was sent after the piece that was sent again is there, and that piece is not
+                self._later_acks += 1
+                if self._later_acks >= 3:
+                    self._retransmit(now)
         self.send_window = window
         if not outstanding - ahead:
             self._timer = now + self._rto if not window else float("inf")
@@ -361,13 +373,18 @@ class Flow:
     def _advance(self, acknowledgment: int, now: float) -> None:
         """Data of ours has arrived."""
         self.unacknowledged = acknowledgment
+        if self._retries:  # the path works again: its time-out is what it was before it was doubled
+            self._rto = min(MAX_RTO, max(MIN_RTO, self._srtt + 4 * self._rttvar)) if self._srtt else FIRST_RTO
         self._dup_acks = self._retries = 0
         chunks = self._chunks
+        sent_at = -1.0
         while chunks and distance(acknowledgment, chunks[0].sequence) >= chunks[0].length:
             chunk = chunks.popleft()
             self._let_go(chunk)
-            if not chunk.again and not chunks:  # one sample a window is enough
-                self._measure(now - chunk.sent_at)
+            # no sample of what was sent twice (Karn), nor of what had to wait for that
+            sent_at = -1.0 if chunk.again or self._recover is not None else chunk.sent_at
+        if sent_at >= 0:
+            self._measure(now - sent_at)
         if self._recover is not None:
             if distance(acknowledgment, self._recover) >= 0:
                 self._recover = None
@@ -602,6 +619,7 @@ class Flow:
 
     def _retransmit(self, now: float) -> None:
         """The first piece that is not acknowledged, no more of it than the guest's window."""
+        self._resent_before, self._later_acks = self.send_next, 0
         if self._chunks:
             chunk = self._chunks[0]
             chunk.again = True

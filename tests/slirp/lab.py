@@ -241,18 +241,22 @@ def _behind_a_bad_wire(tap: int, faults: Faults) -> int:
         waiting = select.poll()
         waiting.register(tap, select.POLLIN)
         waiting.register(ours, select.POLLIN)
-        while True:
-            for fd, _ in waiting.poll():
-                if fd == tap:
-                    for frame in from_guest.carry(os.read(tap, 70000)):
-                        ours.send(frame)
-                    continue
-                data = ours.recv(70000)
-                if not data:
-                    os._exit(0)
-                for packet in on_the_wire(data):
-                    for frame in to_guest.carry(packet):
-                        os.write(tap, frame)
+        try:
+            while True:
+                for fd, _ in waiting.poll():
+                    if fd == tap:
+                        for frame in from_guest.carry(os.read(tap, 70000)):
+                            ours.send(frame)
+                        continue
+                    data = ours.recv(70000)
+                    if not data:
+                        os._exit(0)
+                    for packet in on_the_wire(data):
+                        for frame in to_guest.carry(packet):
+                            os.write(tap, frame)
+        except BaseException as error:
+            sys.stderr.write(f"the bad wire has broken: {error!r}\n")
+            os._exit(1)
     ours.close()
     os.close(tap)
     return theirs.detach()

@@ -296,3 +296,20 @@ def test_the_guest_is_told_what_came_out_of_turn() -> None:
     hand.give(ACK, 1000, 5001, b"0123456789")
     assert hand.options == b""
     assert bytes(hand.host.received) == b"0123456789later"
+
+
+def test_the_time_out_is_short_again_once_the_guest_answers() -> None:
+    hand = ByHand(MemoryHost(b"x" * 300, ends=False), options=SELECTIVE)
+    hand.open()
+    hand.host.data, rest = b"x" * 100, b"y" * 100
+    hand.flow.host_readable(0.0)
+    now = 0.0
+    for _ in range(6):  # doubled each time
+        now += 100
+        hand.flow.tick(now)
+    hand.flow.segment(segment(ACK, 1000, 5101), now)
+    hand.host.data = rest
+    hand.flow.host_readable(now)
+    hand.sent.clear()
+    hand.flow.tick(now + 2 * tcp_flow.FIRST_RTO)
+    assert [(sequence, payload) for _, sequence, _, payload in hand.sent] == [(5101, rest)]
