@@ -61,13 +61,13 @@ def both_ways(lab: Lab, guest: Guest, outside: str, down: int, up: int) -> tuple
 
 
 @pytest.mark.parametrize(
-    ("share", "down", "up"), [(0.01, 8 << 20, 2 << 20), (0.05, 4 << 20, 200_000), (0.2, 1 << 20, 20_000)]
+    ("share", "outside", "down", "up"), [(0.01, OUTSIDE, 2 << 20, 1 << 20), (0.03, OUTSIDE6, 500_000, 100_000)]
 )
-def test_what_arrives_is_what_was_sent(share: float, down: int, up: int) -> None:
+def test_what_arrives_is_what_was_sent(share: float, outside: str, down: int, up: int) -> None:
     lab = Lab()
     try:
         guest = lab.guest(faults=faults(share))
-        both_ways(lab, guest, OUTSIDE if share < 0.1 else OUTSIDE6, down, up)
+        both_ways(lab, guest, outside, down, up)
     finally:
         lab.close()
 
