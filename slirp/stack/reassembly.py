@@ -28,6 +28,7 @@ class OutOfOrder:
         return self._position + distance(sequence, self._origin)
 
     def put(self, sequence: int, data: bytes | memoryview) -> None:
+        whole = data
         start = self._latest = self._unwrapped(sequence)
         runs = self._runs
         index = len(runs)
@@ -39,6 +40,9 @@ class OutOfOrder:
             if known > 0:
                 data, start = data[known:], start + known
         if index < len(runs):
+            behind = runs[index][0] + len(runs[index][1]) - start
+            if len(data) > behind:  # it spans that run
+                self.put((sequence + len(whole) - len(data) + behind) & MASK, data[behind:])
             data = data[: max(0, runs[index][0] - start)]
         if not len(data) or self.held_bytes + len(data) > self._limit:
             return
