@@ -14,7 +14,11 @@ class BufferPool:
     def __init__(self, limit: int = 512, held_limit: int = HELD_BYTES) -> None:
         self._free: list[memoryview] = []
         self._left = limit
-        self._held_left = held_limit
+        self._held_limit = self._held_left = held_limit
+
+    @property
+    def held_bytes(self) -> int:
+        return self._held_limit - self._held_left
 
     def take(self) -> memoryview | None:
         if self._free:
