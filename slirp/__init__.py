@@ -3,7 +3,15 @@ devices, in one process per network. Stands alone; `rootless` uses the names bel
 
 from slirp.config import NetworkConfig
 from slirp.devices.guest import configure_guest, loopback_up, set_default_routes
-from slirp.devices.tap import open_tap
+from slirp.devices.tap import open_device, open_tap
 from slirp.run import run_network
 
-__all__ = ["NetworkConfig", "configure_guest", "loopback_up", "open_tap", "run_network", "set_default_routes"]
+__all__ = [
+    "NetworkConfig",
+    "configure_guest",
+    "loopback_up",
+    "open_device",
+    "open_tap",
+    "run_network",
+    "set_default_routes",
+]

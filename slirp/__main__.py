@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from slirp.config import NetworkConfig
-from slirp.devices.tap import open_tap
+from slirp.devices.tap import open_device
 
 _CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000  # include/uapi/linux/sched.h
 _GUEST_HOST_NUMBER, _GATEWAY_HOST_NUMBER, _DNS_HOST_NUMBER = 100, 2, 3  # slirp4netns(1): 10.0.2.100, .2, .3
@@ -46,14 +46,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     asked = _parser().parse_args(arguments)
     try:
         plan = _plan(asked)
-        tap = _tap_of(asked, plan)
+        device = _device_of(asked, plan)
         listener = _api_listener(asked.api_socket) if asked.api_socket else None
         capture = os.open(asked.pcap, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600) if asked.pcap else -1
     except (ValueError, IndexError, OSError) as error:
         sys.stderr.write(f"rootless-slirp: {error}\n")
         return 1
     try:
-        _serve(plan, tap, listener, capture, asked.ready_fd, asked.exit_fd)
+        _serve(plan, device, listener, capture, asked.ready_fd, asked.exit_fd)
     finally:
         if listener is not None:
             with contextlib.suppress(OSError):
@@ -150,8 +150,8 @@ def _interface_address6(name: str) -> str:
 
 
 # ------------------------------------------------------------------------------------------------ the device
-def _tap_of(asked: argparse.Namespace, plan: _Plan) -> int:
-    """The device, made and configured by a child in the namespaces. Raises OSError, ValueError."""
+def _device_of(asked: argparse.Namespace, plan: _Plan) -> tuple[int, str]:
+    """The device and its MAC, made and configured by a child in the namespaces. Raises OSError, ValueError."""
     user, network = _namespaces(asked)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     child = os.fork()
@@ -160,10 +160,10 @@ def _tap_of(asked: argparse.Namespace, plan: _Plan) -> int:
             for path, flag in ((user, _CLONE_NEWUSER), (network, _CLONE_NEWNET)):
                 if path:
                     _enter(path, flag)
-            tap = open_tap(asked.tapname)
+            tap = open_device(asked.tapname, plan.config.mtu)
             if asked.configure:
                 _configure(asked, plan)
-            socket.send_fds(theirs, [b"ok"], [tap])
+            socket.send_fds(theirs, [_mac_of(asked.tapname).encode()], [tap])
         except BaseException as error:
             theirs.sendall(str(error).encode())
         finally:
@@ -174,7 +174,7 @@ def _tap_of(asked: argparse.Namespace, plan: _Plan) -> int:
     ours.close()
     if not descriptors:
         raise OSError(f"cannot make {asked.tapname} in the network namespace of {asked.target}: {message.decode()}")
-    return descriptors[0]
+    return descriptors[0], message.decode()
 
 
 def _namespaces(asked: argparse.Namespace) -> tuple[str, str]:
@@ -208,12 +208,13 @@ def _configure(asked: argparse.Namespace, plan: _Plan) -> None:
     configure_guest(asked.tapname, mac, config.mtu, plan.address4, config.gateway4, plan.address6, config.gateway6)
 
 
-def _guest_mac(tap: int) -> str:
-    """The device's own address (TUN devices answer SIOCGIFHWADDR)."""
+def _mac_of(name: str) -> str:
+    """Of a device in this namespace. Raises OSError."""
     import fcntl
     import struct
 
-    answer = fcntl.ioctl(tap, 0x8927, struct.pack("16sH22x", b"", 0))
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        answer = fcntl.ioctl(sock, 0x8927, struct.pack("16s24x", name.encode()))  # SIOCGIFHWADDR
     return ":".join(f"{byte:02x}" for byte in answer[18:24])
 
 
@@ -230,7 +231,12 @@ def _api_listener(path: str) -> socket.socket:
 
 
 def _serve(
-    plan: _Plan, tap: int, listener: socket.socket | None, capture: int, ready_fd: int | None, exit_fd: int | None
+    plan: _Plan,
+    device: tuple[int, str],
+    listener: socket.socket | None,
+    capture: int,
+    ready_fd: int | None,
+    exit_fd: int | None,
 ) -> None:
     """The network in a child, so that it has one thread and nothing else; here is what may take its time."""
     from slirp.hostfwd import HostForwards
@@ -248,7 +254,8 @@ def _serve(
             os._exit(0)
     theirs.close()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    attach: dict[str, object] = {"type": "Attach", "endpoint_id": "guest", "mac": _guest_mac(tap), "names": []}
+    tap, mac = device
+    attach: dict[str, object] = {"type": "Attach", "endpoint_id": "guest", "mac": mac, "names": []}
     _ask(ours, attach | {"address4": plan.address4, "address6": plan.address6}, tap)
     if capture >= 0:
         _ask(ours, {"type": "Capture"}, capture)

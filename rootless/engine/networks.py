@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -391,14 +393,25 @@ class Networks:
         return found
 
 
+@functools.cache
+def _veth_possible() -> bool:
+    """slirp's other device. Tried once, in a process of its own, and only where there is no TAP."""
+    import subprocess
+
+    tried = subprocess.run([sys.executable, "-P", "-m", "slirp.devices.veth"], capture_output=True, timeout=20)
+    return tried.returncode == 0
+
+
 def device_problem() -> str:
     """Why there can be no network device; "" where there can."""
     try:
         os.close(os.open(TUN_DEVICE, os.O_RDWR | os.O_CLOEXEC))
     except OSError as error:
+        if _veth_possible():
+            return ""
         return (
-            f"{TUN_DEVICE} cannot be opened ({(error.strerror or '').lower()}): containers have no network but "
-            "loopback. Use --network host or none, or ask the administrator for: modprobe tun && chmod 666 "
-            f"{TUN_DEVICE}"
+            f"{TUN_DEVICE} cannot be opened ({(error.strerror or '').lower()}), and a pair of veth devices cannot be "
+            "made: containers have no network but loopback. Use --network host or none, or ask the administrator for: "
+            f"modprobe tun && chmod 666 {TUN_DEVICE}"
         )
     return ""

@@ -149,7 +149,7 @@ def _sysctl(name: str, text: str) -> None:
 
 
 def _open_tap(network: GuestNetwork) -> int:
-    fd = slirp.open_tap(network.interface)
+    fd = slirp.open_device(network.interface, network.mtu)
     if network.address6:  # a router's advertisement would make every network the way out
         _sysctl(f"ipv6/conf/{network.interface}/accept_ra", "0")
     else:

@@ -4,9 +4,12 @@ With TSO the guest hands over segments of up to 64 KiB with no checksum computed
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import struct
+
+from slirp.devices.veth import open_veth
 
 DEVICE = "/dev/net/tun"
 HEADER_BYTES = 12  # struct virtio_net_hdr_v1
@@ -33,6 +36,21 @@ def open_tap(name: str, *, offload: bool = True) -> int:
         os.close(fd)
         raise
     return fd
+
+
+def open_device(name: str, mtu: int) -> int:
+    """A TAP, or a veth where there can be none. Raises OSError: the TAP's, if there is neither."""
+    try:
+        return open_tap(name)
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENXIO, errno.ENODEV):
+            raise
+        try:
+            return open_veth(name, mtu)
+        except OSError as other:
+            raise OSError(
+                error.errno, f"{error.strerror}, and no veth pair either ({other.strerror})", DEVICE
+            ) from error
 
 
 def many_datagrams(fd: int) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-SIZE = 65535 - 20 - 20  # the payload of the largest IPv4 packet
+SIZE = 65535 - 14 - 40 - 20  # with Ethernet, IPv6 and TCP headers; a veth takes no more in one piece
 
 
 HELD_BYTES = 64 << 20

@@ -8,11 +8,12 @@ from collections.abc import Callable, Sequence
 
 from slirp.devices.pcap import Capture
 from slirp.devices.tap import many_datagrams
+from slirp.devices.veth import is_packet_socket
 from slirp.host.buffers import BufferPool
 from slirp.stack.fragments import Fragments
 from slirp.wire import ethernet, icmp, icmpv6, ipv4, ipv6, ndp, udp, virtio
 from slirp.wire.checksum import fold, pseudo_sum
-from slirp.wire.ip import ICMP, ICMPV6, TTL, UDP, Packet
+from slirp.wire.ip import ICMP, ICMPV6, MORE_FRAGMENTS, TTL, UDP, Packet
 
 MAX_SEGMENTS = 64  # of one frame, UDP_MAX_SEGMENTS
 _MAX_PAYLOAD = 65535 - 20 - 8
@@ -58,6 +59,8 @@ class Endpoint:
         self.capture: Capture | None = None
         self.writev: Callable[[Sequence[bytes | memoryview]], int] = functools.partial(os.writev, tap)
         self._many_datagrams = many_datagrams(tap)
+        self._whole_packets = not is_packet_socket(tap)  # of any size; else they are cut to the MTU
+        self._identification = 0
         self.head4 = virtio.PLAIN + ethernet.HEADER.pack(mac, GATEWAY_MAC, ethernet.IPV4)
         self.head6 = virtio.PLAIN + ethernet.HEADER.pack(mac, GATEWAY_MAC, ethernet.IPV6)
 
@@ -90,11 +93,28 @@ class Endpoint:
         self.writev = functools.partial(os.writev, tap) if capture is None else both
 
     def send(self, source: bytes, destination: bytes, protocol: int, payload: bytes, hops: int = TTL) -> None:
-        """A packet of ours, whatever its size: the device has no limit. `destination` is the guest's."""
-        if len(source) == 4:
+        """A packet of ours, whatever its size. `destination` is the guest's."""
+        if not self._whole_packets and len(payload) > self.mtu - (20 if len(source) == 4 else 40):
+            self._send_pieces(source, destination, protocol, payload, hops)
+        elif len(source) == 4:
             self.write([self.head4, ipv4.emit_header(source, destination, protocol, len(payload)), payload])
         else:
             self.write([self.head6, ipv6.emit_header(source, destination, protocol, len(payload), hops), payload])
+
+    def _send_pieces(self, source: bytes, destination: bytes, protocol: int, payload: bytes, hops: int) -> None:
+        """Fragments that fit into the MTU (RFC 791 3.2, RFC 8200 4.5)."""
+        self._identification = number = self._identification + 1 & 0xFFFF
+        room = (self.mtu - (20 if len(source) == 4 else 48)) & ~7
+        for start in range(0, len(payload), room):
+            piece = payload[start : start + room]
+            fragment = start // 8 | (MORE_FRAGMENTS if start + room < len(payload) else 0)
+            if len(source) == 4:
+                head = ipv4.emit_header(source, destination, protocol, len(piece), number, fragment)
+                self.write([self.head4, head, piece])
+            else:
+                extension = ipv6.emit_fragment_header(protocol, number, fragment)
+                head = ipv6.emit_header(source, destination, ipv6.FRAGMENT, 8 + len(piece), hops)
+                self.write([self.head6, head, extension, piece])
 
     def send_udp(
         self, source: bytes, source_port: int, destination: bytes, destination_port: int, payload: bytes
@@ -111,6 +131,10 @@ class Endpoint:
     ) -> None:
         """Datagrams of one size, but for a shorter last one: as few frames as the device allows, and no checksum."""
         size = len(payloads[0])
+        if not self._whole_packets and size > self.mtu - 48:
+            for payload in payloads:
+                self.send_udp(source, source_port, destination, destination_port, bytes(payload))
+            return
         at_once = min(MAX_SEGMENTS, _MAX_PAYLOAD // max(1, size)) if self._many_datagrams and size else 1
         for first in range(0, len(payloads), at_once):
             batch = payloads[first : first + at_once]

@@ -9,7 +9,7 @@ from slirp.wire.ip import MORE_FRAGMENTS, TTL, Packet
 HEADER = struct.Struct("!IHBB16s16s")
 HEADER_BYTES = 40
 _VERSION = 6 << 28
-_HOP_BY_HOP, _ROUTING, _FRAGMENT, _DESTINATION_OPTIONS, _NO_NEXT = 0, 43, 44, 60, 59
+_HOP_BY_HOP, _ROUTING, FRAGMENT, _DESTINATION_OPTIONS, _NO_NEXT = 0, 43, 44, 60, 59
 _FRAGMENT_HEADER = struct.Struct("!BBHI")
 MAX_EXTENSIONS = 8
 
@@ -32,7 +32,7 @@ def parse(data: memoryview) -> Packet | None:
                 return None
             following, skip = data[position], (data[position + 1] + 1) * 8
             position += skip
-        elif following == _FRAGMENT:
+        elif following == FRAGMENT:
             if position + 8 > end:
                 return None
             following, _, field, identification = _FRAGMENT_HEADER.unpack_from(data, position)
@@ -57,6 +57,6 @@ def emit_header(source: bytes, destination: bytes, protocol: int, payload_bytes:
 
 
 def emit_fragment_header(protocol: int, identification: int, fragment: int) -> bytes:
-    """Follows a header whose protocol is 44; `fragment` as in `ip.Packet`."""
+    """Follows a header whose protocol is FRAGMENT; `fragment` as in `ip.Packet`."""
     field = (fragment & 0x1FFF) << 3 | bool(fragment & MORE_FRAGMENTS)
     return _FRAGMENT_HEADER.pack(protocol, 0, field, identification)

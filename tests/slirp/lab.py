@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import slirp
+from slirp.devices.veth import open_veth
 from slirp.testing import Faults, FaultyWire, on_the_wire
 
 TOP = Path(__file__).parent.parent.parent
@@ -119,8 +120,9 @@ class Lab:
         children = Path(f"/proc/{self.host.pid}/task/{self.host.pid}/children").read_text()
         self.network_pid = int(children.split()[0])
 
-    def guest(self, names: tuple[str, ...] = (), faults: dict[str, float] | None = None) -> Guest:
-        """`faults`, those of slirp.testing.Faults: its device is behind a wire that has them, both ways."""
+    def guest(self, names: tuple[str, ...] = (), faults: dict[str, float] | None = None, veth: bool = False) -> Guest:
+        """`faults`, those of slirp.testing.Faults: its device is behind a wire that has them, both ways. `veth`: a
+        device as where there is no /dev/net/tun."""
         number = len(self.guests) + 2
         guest = _place(Guest, _CLONE_NEWNET, self.host)
         guest.address, guest.mac = f"10.77.0.{number}", f"02:42:0a:4d:00:{number:02x}"
@@ -132,6 +134,7 @@ class Lab:
             address=f"{guest.address}/16",
             address6=f"{guest.address6}/64",
             faults=faults,
+            veth=veth,
         )
         self.guests.append(guest)
         self.command(
@@ -222,9 +225,11 @@ def _do_host() -> list[int]:
     return []
 
 
-def _do_guest(mac: str, mtu: int, address: str, address6: str, faults: dict[str, float] | None) -> list[int]:
+def _do_guest(
+    mac: str, mtu: int, address: str, address6: str, faults: dict[str, float] | None, veth: bool
+) -> list[int]:
     slirp.loopback_up()
-    tap = slirp.open_tap("tap0", offload=faults is None)
+    tap = open_veth("tap0", mtu) if veth else slirp.open_tap("tap0", offload=faults is None)
     slirp.configure_guest("tap0", mac, mtu, address, GATEWAY, address6, GATEWAY6)
     Path("/proc/sys/net/ipv4/ping_group_range").write_text("0 0")
     return [tap if faults is None else _behind_a_bad_wire(tap, Faults(**faults))]

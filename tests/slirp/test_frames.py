@@ -5,6 +5,7 @@ is left behind, memory is bounded.
 
 from __future__ import annotations
 
+import gc
 import ipaddress
 import os
 import random
@@ -225,6 +226,7 @@ def main() -> None:
             raise
     with open("/proc/self/status") as status:
         memory = next(line for line in status if line.startswith("VmHWM")).split()[1]
+    gc.collect()  # the pollers
     left = len(os.listdir("/proc/self/fd")) - before
     print(f"{count} frames, {left} descriptors left, {int(memory) // 1024} MB at most")
 

@@ -26,9 +26,9 @@ def lab() -> Iterator[Lab]:
     made.close()
 
 
-@pytest.fixture(scope="module")
-def guest(lab: Lab) -> Guest:
-    return lab.guest(names=("web", "web.lab"))
+@pytest.fixture(scope="module", params=["tap", "veth"])
+def guest(request: pytest.FixtureRequest, lab: Lab) -> Guest:
+    return lab.guest(names=("web", "web.lab"), veth=request.param == "veth")
 
 
 @pytest.fixture(scope="module")

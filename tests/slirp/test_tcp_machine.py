@@ -59,7 +59,9 @@ class TcpMachine(RuleBasedStateMachine):
             self.reset = True
             return
         assert flags == SYN | ACK or flags & ACK
-        if not flags & SYN:
+        if flags & SYN:
+            self.allowed = window  # not scaled
+        else:
             acked = distance(acknowledgment, (GUEST_START + 1) & MASK)
             assert acked >= self.acked  # never taken back
             assert acked <= self.sent + self.ended
@@ -115,6 +117,14 @@ class TcpMachine(RuleBasedStateMachine):
         length = min(length, self.sent - position)
         if length > 0:
             self.give(ACK, position, stream(5, position, length), window)
+
+    @rule(overlap=st.integers(1, 20), length=st.integers(1, 500))
+    def sends_something_old_and_something_new(self, overlap: int, length: int) -> None:
+        position = max(0, self.acked - overlap)
+        if not self.ended and max(self.sent, self.acked + length) <= self.allowed:
+            end = self.acked + length
+            self.sent = max(self.sent, end)
+            self.give(ACK, position, stream(5, position, end - position), 100)
 
     @rule(window=st.integers(0, 2000))
     def acknowledges(self, window: int) -> None:
