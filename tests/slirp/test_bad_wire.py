@@ -4,6 +4,7 @@ python -m tests.slirp.test_bad_wire [MEGABYTES [SHARE …]]      moves more, and
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import random
@@ -45,10 +46,21 @@ def move(sender: socket.socket, receiver: socket.socket, count: int) -> None:
     assert received.digest() == sent.digest()
 
 
+def connect(guest: Guest, address: str, port: int) -> socket.socket:
+    """The gateway may need to be looked for more than once."""
+    for _ in range(10):
+        try:
+            return guest.connect(address, port)
+        except OSError as error:
+            if error.errno != errno.EHOSTUNREACH:
+                raise
+    raise AssertionError("the gateway is not found")
+
+
 def both_ways(lab: Lab, guest: Guest, outside: str, down: int, up: int) -> tuple[float, float]:
     """Seconds for each."""
     with lab.host.listen(outside) as listener:
-        client = guest.connect(*listener.getsockname()[:2])
+        client = connect(guest, *listener.getsockname()[:2])
         server, _ = listener.accept()
         with client, server:
             client.settimeout(600)
