@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
+
+import trio
 
 from rootless.api import filters as filters_module
-from rootless.api.http import Request, Response, json_response
+from rootless.api.http import Request, Response, StreamResponse, json_response
 from rootless.engine.engine import Engine
 from rootless.model import clock
 from rootless.model.errors import InvalidParameter
@@ -103,6 +105,18 @@ async def prune(engine: Engine, request: Request, parameters: dict[str, str]) ->
     return json_response({"NetworksDeleted": removed})
 
 
+async def capture(engine: Engine, request: Request, parameters: dict[str, str]) -> StreamResponse:
+    """Ours, not docker's: all frames of a network, as pcap, until the client closes."""
+    pipe = trio.lowlevel.FdStream(await engine.networks.capture(engine.networks.store.find(parameters["id"])))
+
+    async def chunks() -> AsyncGenerator[bytes, None]:
+        async with pipe:
+            while data := await pipe.receive_some():
+                yield bytes(data)
+
+    return StreamResponse(chunks(), headers={"Content-Type": "application/vnd.tcpdump.pcap"})
+
+
 def _until(values: list[str]) -> float | None:
     """Unix seconds."""
     if not values:
@@ -121,6 +135,7 @@ ROUTES = [
     ("POST", "/networks/create", create),
     ("POST", "/networks/prune", prune),
     ("GET", "/networks/{id}", inspect),
+    ("GET", "/networks/{id}/pcap", capture),
     ("DELETE", "/networks/{id}", remove),
     ("POST", "/networks/{id}/connect", connect),
     ("POST", "/networks/{id}/disconnect", disconnect),

@@ -81,6 +81,7 @@ NETWORK = {
     "inspect": Entry("network_inspect", "Show everything about networks, as JSON"),
     "ls": Entry("network_ls", "List networks"),
     "list": Entry("network_ls", "List networks", hidden=True),
+    "pcap": Entry("network_pcap", "Write what passes on a network as a capture for tshark"),
     "prune": Entry("network_prune", "Remove networks nobody uses"),
     "rm": Entry("network_rm", "Remove networks"),
     "remove": Entry("network_rm", "Remove networks", hidden=True),

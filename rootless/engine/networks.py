@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import functools
 import os
 import sys
@@ -31,6 +32,7 @@ from rootless.runtime.spec import GuestNetwork
 from rootless.settings import Settings
 
 TUN_DEVICE = "/dev/net/tun"
+CAPTURE_PIPE_BYTES = 1 << 20  # an ordinary user's limit, fs.pipe-max-size
 
 
 class Networks:
@@ -154,6 +156,22 @@ class Networks:
                 command: dict[str, object] = {"type": "Forbid", "subnets": self._others(network)}
                 with contextlib.suppress(RootlessError):
                     await self._link.request(messages.NetworkCommand(network_id, command, key="forbid"))
+
+    async def capture(self, network: Network) -> int:
+        """The read end of a pipe with all its frames from now on, as pcap; closing it is the end. Raises Conflict where
+        no container is on it, RootlessError."""
+        if network.id not in self._link.networks:
+            raise Conflict(f"network {network.name} has no containers that run: there is nothing to capture")
+        read_fd, write_fd = os.pipe()
+        try:
+            fcntl.fcntl(write_fd, fcntl.F_SETPIPE_SZ, CAPTURE_PIPE_BYTES)
+            await self._link.request(messages.NetworkCommand(network.id, {"type": "Capture"}), [write_fd])
+        except BaseException:
+            os.close(read_fd)
+            raise
+        finally:
+            os.close(write_fd)
+        return read_fd
 
     def bind(self, record: Record, joined: Joined) -> list[BoundPort]:
         """Listen on the host for what it publishes; nothing where it has no way out. Raises Conflict …"""

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import socket
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -279,3 +280,22 @@ def test_ipv6(rootless: Installation, net: str) -> None:
     with socket.create_connection(("::1", 28200), 10) as client:
         assert echoed(client, b"over ipv6") == b"over ipv6"
     assert "fd00:a5::77/64" in rootless.out("network", "inspect", net)
+
+
+def test_a_capture_of_what_passes(rootless: Installation, net: str) -> None:
+    rootless("network", "create", net)
+    assert b"nothing to capture" in rootless("network", "pcap", net, check=1).stderr
+    rootless("run", "-d", "--name", f"{net}-a", "--network", net, *SLEEP)
+    words = [str(rootless.command), "network", "pcap", net]
+    capture = subprocess.Popen(words, env=rootless.environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+    assert capture.stdout is not None
+    seen = capture.stdout.read(24)
+    assert seen[:4] == bytes.fromhex("4d3cb2a1")
+    inside(rootless, f"{net}-a", "nslookup needle.example >/dev/null 2>&1; true")
+    while b"\x06needle\x07example" not in seen[-4096:]:
+        data = capture.stdout.read1(4096)
+        assert data
+        seen += data
+    capture.terminate()
+    capture.wait(20)
+    capture.stdout.close()
