@@ -60,5 +60,6 @@ class Poller:
             if time.perf_counter() > until:
                 return []
             os.sched_yield()  # who is to answer may be waiting for this very processor
-        self._in_vain = 0
+        # on a busy machine it is others who run meanwhile, and a sleeper is woken sooner than one who has yielded
+        self._in_vain = 0 if time.perf_counter() <= until else max(self._in_vain, _PATIENCE)
         return ready

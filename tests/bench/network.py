@@ -101,15 +101,7 @@ def network(name: str, mtu: int) -> Iterator[Peer]:
             process = subprocess.Popen(words, stderr=subprocess.DEVNULL)
         else:
             program = ["slirp4netns"] if name == "slirp4netns" else [sys.executable, "-m", "slirp"]
-            words = [
-                *program,
-                "-c",
-                "-m",
-                str(mtu),
-                *(["--api-socket", api] if name != "ours" else []),
-                str(pid),
-                "tap0",
-            ]
+            words = [*program, "-c", "-m", str(mtu), "--api-socket", api, str(pid), "tap0"]
             quiet = subprocess.DEVNULL
             process = subprocess.Popen(words, cwd=TOP, stdout=quiet, stderr=None if name == "ours" else quiet)
         try:
@@ -139,14 +131,14 @@ def _publish(api: str) -> bool:
         "execute": "add_hostfwd",
         "arguments": {"proto": "tcp", "host_port": PUBLISHED_PORT, "guest_port": GUEST_PORT},
     }
-    try:
-        with socket.socket(socket.AF_UNIX) as sock:
-            sock.connect(api)
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as sock:
+            sock.connect(api)  # it may not be there yet
             sock.sendall(json.dumps(call).encode())
             sock.shutdown(socket.SHUT_WR)
             return b"return" in sock.recv(4096)
-    except OSError:
-        return False
+    return False
 
 
 # ------------------------------------------------------------------------------------------------ measurements
