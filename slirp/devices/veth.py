@@ -12,6 +12,7 @@ import contextlib
 import ctypes
 import os
 import socket
+import stat
 import struct
 import sys
 
@@ -53,11 +54,10 @@ def open_veth(name: str, mtu: int) -> int:
 
 
 def is_packet_socket(fd: int) -> bool:
-    try:
-        with socket.socket(fileno=os.dup(fd)) as sock:
-            return sock.family == socket.AF_PACKET
-    except OSError:
+    if not stat.S_ISSOCK(os.fstat(fd).st_mode):
         return False
+    with socket.socket(fileno=os.dup(fd)) as sock:
+        return sock.family == socket.AF_PACKET
 
 
 def _exists(name: str) -> bool:

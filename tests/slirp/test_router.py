@@ -430,6 +430,15 @@ def test_a_detached_guest_resets_its_connections(lab: Lab) -> None:
                 server.recv(1)
 
 
+@pytest.mark.parametrize("veth", [False, True])
+def test_a_guest_that_has_gone_leaves_no_descriptor(lab: Lab, veth: bool) -> None:
+    descriptors = Path(f"/proc/{lab.network_pid}/fd")
+    before = len(list(descriptors.iterdir()))
+    passing = lab.guest(veth=veth)
+    lab.command([], type="Detach", endpoint_id=passing.address)
+    assert len(list(descriptors.iterdir())) == before
+
+
 def test_a_device_that_has_gone_costs_nothing(lab: Lab, guest: Guest) -> None:
     passing = lab.guest()
     passing.close()  # its namespace, and with that the device
