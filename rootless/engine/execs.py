@@ -24,6 +24,7 @@ from rootless.launcher.client import Launcher, LaunchFailure
 from rootless.model.errors import Conflict, NotFound, RootlessError
 from rootless.runtime.spec import ProcessSpec
 
+NO_LAUNCHER = 125
 KEPT_ENDED = 200  # execs that have ended and can still be inspected
 
 
@@ -113,15 +114,19 @@ class Execs:
         process = made.process
         if terminal_size != (0, 0):
             process = ProcessSpec(**{**vars(process), "terminal_size": terminal_size})
-        launcher = await self.link.get()
         privileged = bool(made.body.get("Privileged"))
         try:
+            launcher = await self.link.get()
             message = messages.StartExec(made.id, made.container.id, process, privileged)
             result, descriptors = await launcher.request(message)
         except LaunchFailure as failure:
             made.exit_code = failure.exit_code
             made.finished.set()
             raise start_error(failure, "exec failed: unable to start container process") from failure
+        except RootlessError:  # no launcher: the client learns that from the stream, and asks for the exit code then
+            made.exit_code = NO_LAUNCHER
+            made.finished.set()
+            raise
         made.pid, made.running = int(result["pid"]), True
         self._nursery.start_soon(self._live, made, dict(zip(result["names"], descriptors, strict=True)))
         self._emit(made, "exec_start: " + " ".join(made.process.args))

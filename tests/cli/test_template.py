@@ -223,7 +223,7 @@ def test_a_template_renders_again_with_other_data() -> None:
 
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    st.none() | st.booleans() | st.integers(-30, 30) | st.floats() | st.text(),  # `range` takes its time for more
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4), inner, max_size=4),
     max_leaves=8,
 )
