@@ -19,7 +19,8 @@ from rootless.engine.container import Container
 from rootless.engine.events import Events
 from rootless.engine.link import Link
 from rootless.engine.logs import LogWriter
-from rootless.engine.networks import Networks, device_problem
+from rootless.engine.network_device import device_problem
+from rootless.engine.networks import Networks
 from rootless.engine.record import Record, Records, State, new_id, new_name
 from rootless.engine.specification import container_spec, signal_number
 from rootless.engine.starting import Start

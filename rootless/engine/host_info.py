@@ -12,7 +12,7 @@ from typing import Any
 
 from rootless import __version__
 from rootless.engine.engine import Engine
-from rootless.engine.networks import device_problem
+from rootless.engine.network_device import device_notice, device_problem
 from rootless.model import clock, platforms
 from rootless.settings import Settings
 
@@ -113,7 +113,7 @@ def _warnings(engine: Engine) -> list[str]:
         from rootless.launcher.idmap import remedy  # only where it is needed: info is not on the way of a start
 
         found.append(f"only one user id: {reason}; ask the administrator for: {remedy(reason, _user_name())}")
-    if problem := device_problem():
+    if problem := device_problem() or device_notice():
         found.append(problem)
     return found
 

@@ -7,9 +7,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import functools
 import os
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -20,6 +18,7 @@ from rootless.engine.container import Container
 from rootless.engine.events import Events
 from rootless.engine.link import Link
 from rootless.engine.memberships import Joined, Member, Memberships, choose_primary, row_of, shown_of, unjoined
+from rootless.engine.network_device import device_problem
 from rootless.engine.network_store import NetworkStore
 from rootless.engine.published import BoundPort, close_ports
 from rootless.engine.record import Record
@@ -31,7 +30,6 @@ from rootless.model.networks import BINDING_OPTION, HOST, ICC_OPTION, NONE, Netw
 from rootless.runtime.spec import GuestNetwork
 from rootless.settings import Settings
 
-TUN_DEVICE = "/dev/net/tun"
 CAPTURE_PIPE_BYTES = 1 << 20  # an ordinary user's limit, fs.pipe-max-size
 
 
@@ -409,27 +407,3 @@ class Networks:
             except NotFound:
                 continue
         return found
-
-
-@functools.cache
-def _veth_possible() -> bool:
-    """slirp's other device. Tried once, in a process of its own, and only where there is no TAP."""
-    import subprocess
-
-    tried = subprocess.run([sys.executable, "-P", "-m", "slirp.devices.veth"], capture_output=True, timeout=20)
-    return tried.returncode == 0
-
-
-def device_problem() -> str:
-    """Why there can be no network device; "" where there can."""
-    try:
-        os.close(os.open(TUN_DEVICE, os.O_RDWR | os.O_CLOEXEC))
-    except OSError as error:
-        if _veth_possible():
-            return ""
-        return (
-            f"{TUN_DEVICE} cannot be opened ({(error.strerror or '').lower()}), and a pair of veth devices cannot be "
-            "made: containers have no network but loopback. Use --network host or none, or ask the administrator for: "
-            f"modprobe tun && chmod 666 {TUN_DEVICE}"
-        )
-    return ""
