@@ -144,10 +144,10 @@ def _unless_gone(error: OSError) -> None:
         raise OSError(error.errno, error.strerror, _DEVICE) from error
 
 
-def init_answer(body: bytes, wanted: int) -> bytes:
-    """The answer to INIT: of `wanted` what the kernel offers."""
+def init_answer(body: bytes, wanted: int, background: int = 64) -> bytes:
+    """The answer to INIT: of `wanted` what the kernel offers. `background`: requests that nobody waits for, at once."""
     _, minor, _, flags = w.INIT_IN.unpack_from(body)
     return w.INIT_OUT.pack(
-        w.KERNEL_VERSION, min(minor, w.MINOR_WANTED), MAX_READ, wanted & flags, 64, 48, MAX_READ, 1,
+        w.KERNEL_VERSION, min(minor, w.MINOR_WANTED), MAX_READ, wanted & flags, background, 48, MAX_READ, 1,
         MAX_READ // 4096, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
     )  # fmt: skip

@@ -83,9 +83,10 @@ class Directory:
 class File:
     """Anything but a directory: in the upper (`inode` there), or of a lower layer and unlinked while in use
     (`inode` 0). `places` are the names it is known by; `fd` is open for data, or -1; `shown` is its st_ino. `kept`: the
-    descriptor is all that is left of it. `final`: the last attributes of what went without leaving a descriptor."""
+    descriptor is all that is left of it. `final`: the last attributes of what left no descriptor. `bare`: made
+    by this server, and given no xattr since."""
 
-    __slots__ = ("fd", "final", "id", "inode", "kept", "lookups", "mode", "places", "shown")
+    __slots__ = ("bare", "fd", "final", "id", "inode", "kept", "lookups", "mode", "places", "shown")
 
     def __init__(self, number: int, inode: int, mode: int, shown: int) -> None:
         self.id = number
@@ -97,6 +98,7 @@ class File:
         self.lookups = 0
         self.kept = False
         self.final = b""
+        self.bare = False
 
 
 Child = int | Directory | File | InUpper

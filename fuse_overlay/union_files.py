@@ -9,7 +9,7 @@ import fcntl
 import os
 import stat
 
-from fuse_overlay.device import MAX_READ, Device
+from fuse_overlay.device import MAX_READ, Device, Refused
 from fuse_overlay.lower import Lower
 from fuse_overlay.nodes import Directory, File
 from fuse_overlay.union import marks
@@ -18,6 +18,7 @@ from fuse_overlay.union_tree import UnionTree
 from fuse_overlay.upper import NOW, set_times
 from fuse_overlay.wire import structs as w
 
+_ASKED_OFTEN = (b"security.capability", b"system.posix_acl_access")  # before a first write, and by chmod
 _FSYNC_DATA = 1
 _SETTING_FLAGS = (0x40086602, 0x401C5820)  # FS_IOC_SETFLAGS, FS_IOC_FSSETXATTR: include/uapi/linux/fs.h
 _FLAG_IOCTLS = (0x80086601, 0x801C581F, *_SETTING_FLAGS)
@@ -195,6 +196,10 @@ class Files:
     def getxattr(self, unique: int, nodeid: int, body: bytes) -> None:
         size, _ = w.XATTR_IN.unpack_from(body)
         name = w.name_of(body[w.XATTR_IN.size :])
+        if name in _ASKED_OFTEN:
+            node = self._tree.nodes.get(nodeid)
+            if isinstance(node, File) and node.bare:
+                raise Refused(errno.ENODATA)
         where = self._xattrs_of(nodeid)
         stored = name if isinstance(where, dict) else marks.stored_name(name)
         if stored is None:
@@ -269,7 +274,9 @@ class Files:
         node = self._tree.node(nodeid)
         if isinstance(node, Directory):
             return self._tree.upper_fd(node)
-        fd, name = self._handle(self._tree.writable(nodeid))
+        file = self._tree.writable(nodeid)
+        file.bare = False
+        fd, name = self._handle(file)
         return fd if name is None else b"/proc/self/fd/%d/%s" % (fd, name)
 
     def _sized(self, unique: int, size: int, value: bytes) -> None:

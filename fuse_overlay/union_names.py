@@ -70,7 +70,9 @@ class Names:
             os.mknod(temporary, mode, rdev, dir_fd=self._upper.work)
             status = self._give(self._upper.work, temporary, parent, mode, True)
             self._upper.move_in(temporary, parent, name)
-        return self._made(directory, name, status, fd)
+        file, status = self._made(directory, name, status, fd)
+        file.bare = True
+        return file, status
 
     def make_link(self, directory: Directory, name: bytes, text: bytes) -> tuple[File, os.stat_result]:
         parent = self._tree.upper_fd(directory)

@@ -39,6 +39,8 @@ _WANTED = (
     | w.SETXATTR_EXT
     | w.INIT_EXT
 )
+_OURS_ALONE = w.EXPLICIT_INVAL_DATA | w.WRITEBACK_CACHE
+_BACKGROUND = 4096  # writes of cached data: none waits behind others in the kernel, so that order is kept among all
 LIVE_SECONDS = 2  # how long a layer that changes under us is believed
 NAME_BYTES = 255
 _DOTS = 2  # cookies 1 and 2 are . and ..
@@ -114,7 +116,8 @@ class UnionServer:
         self._device = device
         self._tree = UnionTree(lowers, upper)
         self._names = Names(self._tree, device)
-        self._init_flags = _WANTED | (w.AUTO_INVAL_DATA if self._tree.live else w.EXPLICIT_INVAL_DATA)
+        # the write-back cache takes sizes and times to be its own, so not where files change under us
+        self._init_flags = _WANTED | (w.AUTO_INVAL_DATA if self._tree.live else _OURS_ALONE)
         if not options.acl:
             self._init_flags &= ~w.POSIX_ACL
         self._files = files = Files(self._tree, device, volatile=options.volatile)
@@ -162,7 +165,7 @@ class UnionServer:
         self._device.serve(self._handlers, resume=resume, write=self._files.write)
 
     def _init(self, unique: int, _nodeid: int, body: bytes) -> None:
-        self._device.reply(unique, init_answer(body, self._init_flags))
+        self._device.reply(unique, init_answer(body, self._init_flags, _BACKGROUND))
 
     def _done(self, unique: int, _nodeid: int, _body: bytes) -> None:
         self._device.reply(unique)

@@ -61,6 +61,8 @@ def work(request: messages.WorkOnFiles, pidfd: int, data: int, result: int, cont
 
 def _work(request: messages.WorkOnFiles, pidfd: int, data: int, context: ChildContext) -> Any:
     root = request.spec.root
+    if pidfd >= 0 and root.lower and request.action in ("size", "changes", "layer", "export"):
+        _write_out(root.lower, context)
     if request.action == "size":
         return _bytes_below(root.upper)
     if request.action in ("changes", "layer", "export"):
@@ -87,6 +89,13 @@ def _work(request: messages.WorkOnFiles, pidfd: int, data: int, context: ChildCo
         copying.write_path(container, request.path, data, replace=request.replace)
         return {}
     raise FilesError("invalid", f"unknown action {request.action}")
+
+
+def _write_out(path: str, context: ChildContext) -> None:
+    """What was written to files that are still open goes to the upper. syncfs(2) of a FUSE file system begins that and
+    does not wait (kernel 6.16); the server answers in order, so that what is asked next has it to wait for."""
+    context.syscalls.syncfs(path)
+    os.statvfs(path)
 
 
 def _bytes_below(directory: str) -> int:

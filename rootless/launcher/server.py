@@ -402,10 +402,13 @@ class Launcher:
                 raise LaunchRefused("files", 22, "two descriptors are needed")
             spec = request.spec
             pidfd = self._processes.running_pidfd(spec.container_id)
+            lower = self._unions.path_of(spec.container_id) if pidfd >= 0 else ""
             if spec.root.union is not None and pidfd < 0:
                 self._count += 1
                 union = f"files-{self._count}"
-                root = dataclasses.replace(spec.root, lower=self._unions.mount(union, spec.root))
+                lower = self._unions.mount(union, spec.root)
+            if lower:
+                root = dataclasses.replace(spec.root, lower=lower)
                 request = dataclasses.replace(request, spec=dataclasses.replace(spec, root=root))
 
             def work() -> None:

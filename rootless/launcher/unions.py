@@ -65,14 +65,19 @@ class Unions:
         self._serve(mount, resume=False)
         return str(path)
 
+    def path_of(self, container_id: str) -> str:
+        """Where a container's root is mounted; "" where it is not."""
+        mount = self.by_id.get(container_id)
+        return "" if mount is None else str(mount.path)
+
     def unmount(self, container_id: str) -> None:
         """Idempotent. The server leaves when the last user has gone."""
         mount = self.by_id.pop(container_id, None)
         if mount is None:
             return
-        self._syscalls.umount(str(mount.path), n.MNT_DETACH)
-        os.close(mount.fuse_fd)
+        os.close(mount.fuse_fd)  # first: unmounting waits for what is not written yet, which a dead server never takes
         os.close(mount.journal_fd)
+        self._syscalls.umount(str(mount.path), n.MNT_DETACH)
         mount.path.rmdir()
 
     def reaped(self, pid: int) -> tuple[str, Revival] | None:

@@ -75,6 +75,13 @@ class Kernel:
         how = struct.pack("=QQQ", flags | os.O_CLOEXEC, mode, resolve)
         return _check(_syscall(numbers.SYS_OPENAT2, directory_fd, os.fsencode(path), how, len(how)), path)
 
+    def syncfs(self, path: str) -> None:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            _check(_libc.syncfs(fd), path)
+        finally:
+            os.close(fd)
+
     def close_range(self, first: int, last: int) -> None:
         _check(_syscall(numbers.SYS_CLOSE_RANGE, ctypes.c_uint(first), ctypes.c_uint(last), 0))
 

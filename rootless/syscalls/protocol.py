@@ -30,6 +30,10 @@ class Syscalls(Protocol):
 
     def openat2(self, directory_fd: int, path: str, flags: int, mode: int, resolve: int) -> int: ...
 
+    def syncfs(self, path: str) -> None:
+        """Everything written to the file system of a directory, out of the caches of the kernel above it."""
+        ...
+
     def close_range(self, first: int, last: int) -> None: ...
 
 
@@ -75,6 +79,9 @@ class Recorder:
     def openat2(self, directory_fd: int, path: str, flags: int, mode: int, resolve: int) -> int:
         self._note("openat2", directory_fd, path, flags, mode, resolve)
         return -1
+
+    def syncfs(self, path: str) -> None:
+        self._note("syncfs", path)
 
     def close_range(self, first: int, last: int) -> None:
         self._note("close_range", first, last)

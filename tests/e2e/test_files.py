@@ -111,6 +111,20 @@ def test_commit_of_a_running_container(rootless: Installation, name: str) -> Non
     rootless("rmi", "running:1")
 
 
+@pytest.mark.parametrize("driver", ["fuse+overlay", "fuse"])
+def test_what_is_written_to_an_open_file_counts(rootless: Installation, name: str, driver: str) -> None:
+    script = "mkfifo /pipe; cat <>/pipe >/open & echo x >/pipe; wait"  # cat never closes it
+    options = ("--network", "none", "--storage-opt", f"driver={driver}")
+    rootless("run", "-d", "--name", name, *options, "busybox", "sh", "-c", script)
+    while rootless("exec", name, "test", "-s", "/open", check=None).returncode:
+        pass
+    assert names(rootless("export", name).stdout)["open"].size == 2
+    rootless("exec", name, "sh", "-c", "echo more >/pipe; while [ $(stat -c %s /open) != 7 ]; do :; done")
+    rootless("commit", name, "open:1")
+    assert rootless.out("run", "--rm", "--network", "none", "open:1", "cat", "/open") == "x\nmore"
+    rootless("rmi", "open:1")
+
+
 @pytest.mark.parametrize("running", [True, False])
 @pytest.mark.parametrize(
     ("client", "driver"), [("rootless", "fuse+overlay"), ("docker", "fuse+overlay"), ("rootless", "fuse")]

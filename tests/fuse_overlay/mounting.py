@@ -83,6 +83,7 @@ def with_mount(serve: Serve, target: Path, look: Callable[[int, int], None], *, 
         try:
             look(fuse_fd, server)
         finally:
+            os.close(fuse_fd)  # with the server's death the last one is gone, and what still waits for it gets an error
             libc.umount2(os.fsencode(target), MNT_DETACH)
             with contextlib.suppress(ProcessLookupError):
                 os.kill(server, signal.SIGKILL)
