@@ -12,6 +12,7 @@ not shown: one on top of us would believe them.
 from __future__ import annotations
 
 import stat
+from collections.abc import Mapping
 
 from fuse_overlay.errors import LayerError
 from fuse_overlay.layers.entry import OPAQUE_NAME, WHITEOUT_PREFIX, Entry, shown
@@ -188,7 +189,7 @@ def _is_whiteout(entry: Entry) -> bool:
     return bool(entry.xattrs) and not entry.size and any(prefix + b"whiteout" in entry.xattrs for prefix in _OVERLAY)
 
 
-def _shown_xattrs(entry: Entry) -> dict[bytes, bytes]:
+def _shown_xattrs(entry: Entry) -> Mapping[bytes, bytes]:
     if not entry.xattrs:
         return entry.xattrs
     return {name: value for name, value in entry.xattrs.items() if not name.startswith(_OVERLAY)}

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import stat
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from fuse_overlay.errors import LayerError
 
 MAX_PATH_BYTES = 32 << 10  # deeper than any program goes
 WHITEOUT_PREFIX = b".wh."
 OPAQUE_NAME = b".wh..wh..opq"
+NO_XATTRS: Mapping[bytes, bytes] = MappingProxyType({})  # one for all: most of ten thousands have none
 
 
 @dataclass(slots=True)
@@ -28,7 +31,7 @@ class Entry:
     data_offset: int = 0
     link: bytes = b""
     hard_link: bool = False
-    xattrs: dict[bytes, bytes] = field(default_factory=dict)
+    xattrs: Mapping[bytes, bytes] = field(default_factory=lambda: NO_XATTRS)
     pieces: list[tuple[int, int]] | None = None
 
     @property

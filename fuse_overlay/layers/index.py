@@ -18,12 +18,13 @@ import stat
 import struct
 import zlib
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 from fuse_overlay.errors import LayerError
+from fuse_overlay.layers.entry import NO_XATTRS
 from fuse_overlay.wire import structs as w
 
 MAGIC = b"rl-index"
@@ -83,7 +84,7 @@ class Node:
     layer: int = 0
     data_offset: int = 0
     link: bytes = b""
-    xattrs: dict[bytes, bytes] = field(default_factory=dict)
+    xattrs: Mapping[bytes, bytes] = field(default_factory=lambda: NO_XATTRS)
     flags: int = 0
     children: dict[bytes, Node | None] | None = None
     row: int = 0  # its place in the index that is being written
@@ -187,7 +188,8 @@ class Index:
     def to_nodes(self, layer: int | None = None) -> Node:
         """The whole tree as nodes, hard links shared; `layer` replaces the layer number of every row."""
         made: dict[int, Node] = {}
-        root = self._node(0, layer, made)
+        times: dict[int, int] = {}  # few are different: one object for all that are equal
+        root = self._node(0, layer, made, times)
         waiting = [(root, 0)]
         while waiting:
             node, number = waiting.pop()
@@ -200,12 +202,12 @@ class Index:
                         raise LayerError("the index is corrupt: a directory with two parents")
                     node.children[name] = made[child]
                 else:
-                    made_child = node.children[name] = self._node(child, layer, made)
+                    made_child = node.children[name] = self._node(child, layer, made, times)
                     if made_child.children is not None:
                         waiting.append((made_child, child))
         return root
 
-    def _node(self, number: int, layer: int | None, made: dict[int, Node]) -> Node:
+    def _node(self, number: int, layer: int | None, made: dict[int, Node], times: dict[int, int]) -> Node:
         try:
             row = self.row(number)
         except IndexError as error:
@@ -215,12 +217,12 @@ class Index:
             uid=row.uid,
             gid=row.gid,
             size=row.size,
-            mtime_ns=row.mtime_ns,
+            mtime_ns=times.setdefault(row.mtime_ns, row.mtime_ns),
             rdev=row.rdev,
             layer=row.layer if layer is None else layer,
             data_offset=row.data_offset,
             link=self.link(row),
-            xattrs=self.xattrs(row),
+            xattrs=self.xattrs(row) if row.xattrs_bytes else NO_XATTRS,
             flags=row.flags,
             children={} if stat.S_ISDIR(row.mode) else None,
         )

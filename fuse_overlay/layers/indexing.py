@@ -6,7 +6,7 @@ import os
 import struct
 import zlib
 from array import array
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,7 +29,7 @@ from fuse_overlay.layers.index import (
 )
 from fuse_overlay.wire import structs as w
 
-_CHUNK = 1 << 20
+_CHUNK = 256 << 10
 
 
 def pack_pieces(pieces: Sequence[tuple[int, int]]) -> bytes:
@@ -197,5 +197,5 @@ def _record(nodeid: int, attribute: bytes, position: int, name: bytes, kind: int
     return head + w.DIRENT.pack(nodeid, position + 1, len(name), kind) + name.ljust(length, b"\0")
 
 
-def _pack_xattrs(xattrs: dict[bytes, bytes]) -> bytes:
+def _pack_xattrs(xattrs: Mapping[bytes, bytes]) -> bytes:
     return b"".join(struct.pack("<HI", len(name), len(value)) + name + value for name, value in sorted(xattrs.items()))

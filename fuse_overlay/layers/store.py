@@ -10,6 +10,7 @@ import os
 import shutil
 import stat
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -143,23 +144,26 @@ def merge_tree(layer_directories: Sequence[Path], tree_path: Path, *, lowest: bo
 
 
 def _merge(layer_directories: Sequence[Path], target: Path, lowest: bool) -> int:
-    opened = [_open(directory) for directory in layer_directories]
+    root = Node.directory()
+    layers: list[LayerId] = []
+    for number, directory in enumerate(layer_directories):
+        with closing(_open(directory)) as opened:  # one at a time: what is mapped of it takes memory
+            if len(layer_directories) == 1 and (opened.flags & index.MERGED or not lowest):
+                _link_or_copy(directory / INDEX_NAME, target)
+                return int(opened.rows)
+            build.merge(root, opened.to_nodes(number), lowest=lowest)
+            layers += opened.layers
+    return indexing.write(target, root, layers, merged=lowest)
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    """Neither is ever written to. Raises OSError."""
     try:
-        if len(opened) == 1 and (opened[0].flags & index.MERGED or not lowest):
-            try:
-                os.link(layer_directories[0] / INDEX_NAME, target)  # neither is ever written to
-            except OSError:
-                shutil.copyfile(layer_directories[0] / INDEX_NAME, target)
-                with open(target, "rb") as file:
-                    os.fsync(file.fileno())
-            return int(opened[0].rows)
-        root = Node.directory()
-        for number, layer in enumerate(opened):
-            build.merge(root, layer.to_nodes(number), lowest=lowest)
-        return indexing.write(target, root, [layer.layers[0] for layer in opened], merged=lowest)
-    finally:
-        for layer in opened:
-            layer.close()
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+        with open(target, "rb") as file:
+            os.fsync(file.fileno())
 
 
 def _open(directory: Path) -> Index:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 from fuse_overlay.errors import LayerError
 from fuse_overlay.layers import sparse
-from fuse_overlay.layers.entry import Entry, normalise, shown
+from fuse_overlay.layers.entry import NO_XATTRS, Entry, normalise, shown
 
 BLOCK = 512
 MAX_EXTENSION_BYTES = 16 << 20  # a PAX header or a long name; real ones are a few kilobytes
@@ -198,7 +198,7 @@ class TarParser:
             data_offset=self._offset,
             link=normalise(link, "hard link") if kind == b"1" else link if kind == b"2" else b"",
             hard_link=kind == b"1",
-            xattrs=_xattrs(pax) if pax else {},
+            xattrs=_xattrs(pax) if pax else NO_XATTRS,
             pieces=pieces,
         )
 

@@ -10,11 +10,13 @@ from rootless.cli.invocation import Invocation
 from rootless.cli.output import write_all
 from rootless.cli.registry_access import auth_header
 from rootless.client import ApiError
+from rootless.model import reference
+from rootless.model.errors import InvalidParameter
 
 
 def pull(
     invocation: Invocation,
-    reference: str,
+    wanted: str,
     platform: str | None,
     quiet: bool,
     progress_fd: int = 1,
@@ -22,18 +24,29 @@ def pull(
     lazy: bool = False,
 ) -> None:
     """Get an image; progress goes to `progress_fd`. Raises ApiError, ConnectionLost, RootlessError."""
-    name, tag = split_reference(reference)
+    name, tag = split_reference(wanted)
     query = {"fromImage": name, "tag": None if all_tags else tag, "platform": platform, "lazy": lazy}
     response = invocation.client.open("POST", "/images/create", query, headers=auth_header(invocation, name))
     show_progress(response.json_lines(), quiet, progress_fd)
 
 
-def split_reference(reference: str) -> tuple[str, str]:
+def named(invocation: Invocation, text: str, all_tags: bool, quiet: bool) -> tuple[str, str]:
+    """What `pull` and `push` are asked for, as `split_reference`; says which tag is meant where none is given. Raises
+    InvalidParameter."""
+    if all_tags and reference.has_tag(text):
+        raise InvalidParameter("tag can't be used with --all-tags/-a")
+    name, tag = split_reference(text)
+    if not all_tags and text == name and not quiet:
+        invocation.say(f"Using default tag: {tag}")
+    return name, tag
+
+
+def split_reference(text: str) -> tuple[str, str]:
     """("host:5000/a/b:c") -> ("host:5000/a/b", "c"); a digest counts as a tag; "latest" where there is neither."""
-    if "@" in reference:
-        name, _, digest = reference.partition("@")
+    if "@" in text:
+        name, _, digest = text.partition("@")
         return name, digest
-    path, slash, last = reference.rpartition("/")
+    path, slash, last = text.rpartition("/")
     last, _, tag = last.partition(":")
     return f"{path}{slash}{last}", tag or "latest"
 

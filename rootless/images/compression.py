@@ -12,8 +12,8 @@ from typing import IO, Any, Protocol, cast
 from rootless.model.errors import InvalidParameter
 
 MAGIC_BYTES = 6
-PIECE_BYTES = 1 << 20  # what comes out at once, at most
-_SLICE_BYTES = 256 << 10  # what goes in at once: what a library has not used is copied by it
+PIECE_BYTES = 512 << 10  # what comes out at once, at most: it stays in the processor's cache
+_SLICE_BYTES = 128 << 10  # what goes in at once: what a library has not used is copied by it
 _MAGICS = {
     "gzip": b"\x1f\x8b",
     "zstd": b"\x28\xb5\x2f\xfd",

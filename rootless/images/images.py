@@ -63,7 +63,7 @@ class Images:
         from rootless.images.removing import collect
 
         with contextlib.suppress(RootlessError, OSError):
-            await trio.to_thread.run_sync(collect, self.layout)
+            await trio.to_thread.run_sync(lambda: collect(self.layout, wait=True))
 
     # ------------------------------------------------------------------------------------------------ finding
     def all(self) -> list[Image]:

@@ -30,7 +30,7 @@ from rootless.registry.transport import Broken
 from rootless.store import files
 from rootless.store.layout import MANIFEST_ANNOTATION, Layout, hex_of
 
-LAYERS_AT_ONCE = 4
+LAYERS_AT_ONCE = 3  # docker's; each takes memory for its entries
 LOCK_POLL_SECONDS = 0.2
 RESUMED = (Broken, Unavailable)  # after these what has come is kept for the next pull
 KEPT_FROM_BYTES = 1 << 20  # a smaller layer is fetched anew rather than kept when it breaks off

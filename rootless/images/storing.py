@@ -30,7 +30,7 @@ from rootless.store.layout import (
     hex_of,
 )
 
-BATCH_BYTES = 1 << 20  # a worker thread is asked once for so much: asking costs 0.1 ms
+BATCH_BYTES = 512 << 10  # a worker thread is asked once for so much: asking costs 0.1 ms
 Progress = Callable[[dict[str, Any]], None]
 
 

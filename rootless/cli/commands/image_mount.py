@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rootless.cli import browsing
 from rootless.cli.command import command as declare
 from rootless.cli.invocation import Invocation
 from rootless.client.client import image_path
@@ -10,14 +11,4 @@ from rootless.client.client import image_path
 @declare("mount", "[IMAGE...]", (0, None))
 def command(invocation: Invocation, args: tuple[str, ...]) -> int:
     """Mount one or more images where you can look inside, read-only; without a name, list what is mounted"""
-    if not args:
-        for row in invocation.client.call("GET", "/rootless/mounts"):
-            kind, _, short_id = str(row["Name"]).partition("-")
-            if kind == "image":
-                invocation.say(f"{short_id}  {row['Path']}")
-        return 0
-
-    def mount(name: str) -> str:
-        return str(invocation.client.call("POST", f"/rootless/images/{image_path(name)}/mount")["Path"])
-
-    return invocation.for_each(args, mount)
+    return browsing.mount(invocation, "image", args, lambda name: f"/rootless/images/{image_path(name)}")
