@@ -61,7 +61,7 @@ async def commit(engine: Engine, request: Request, parameters: dict[str, str]) -
         author=query.get("author", ""),
         config=await request.json(),
     )
-    image_id = await engine.commit(container, asked)
+    image_id = await engine.commit(container, asked, pause=request.flag("pause", default=True))
     engine.events.emit("container", "commit", container.id, {**container.attributes, "imageID": image_id})
     return json_response({"Id": image_id}, 201)
 

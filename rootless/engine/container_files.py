@@ -9,7 +9,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -59,21 +59,22 @@ class ContainerFiles:
             await work.result()
 
     @asynccontextmanager
-    async def work(
-        self, container: Container, action: str, path: str = "", *, replace: bool = False
-    ) -> AsyncIterator[Work]:
-        """What the child gives: for "layer", "export" and "read" its data first, then its result."""
+    async def work(self, container: Container, action: str, path: str = "", **options: bool) -> AsyncIterator[Work]:
+        """What the child gives: for "layer", "export" and "read" its data first, then its result. `options` are
+        `replace` and `freeze` of messages.WorkOnFiles."""
         copying = action in ("stat", "read", "write")
         if container.running and copying:
-            async with self._begun(container, action, path, replace) as work:
+            async with self._begun(container, action, path, options) as work:
                 yield work
             return
-        async with container.lock, self._begun(container, action, path, replace) as work:
+        async with container.lock, self._begun(container, action, path, options) as work:
             yield work
 
     @asynccontextmanager
-    async def _begun(self, container: Container, action: str, path: str, replace: bool) -> AsyncIterator[Work]:
-        request = await self._request(container, action, path, replace)
+    async def _begun(
+        self, container: Container, action: str, path: str, options: Mapping[str, bool]
+    ) -> AsyncIterator[Work]:
+        request = await self._request(container, action, path, options)
         writing = action == "write"
         ends = [os.pipe2(os.O_CLOEXEC), os.pipe2(os.O_CLOEXEC)]
         (data_read, data_write), (result_read, result_write) = ends
@@ -93,7 +94,9 @@ class ContainerFiles:
             await trio.aclose_forcefully(data)
             await trio.aclose_forcefully(result)
 
-    async def _request(self, container: Container, action: str, path: str, replace: bool) -> messages.WorkOnFiles:
+    async def _request(
+        self, container: Container, action: str, path: str, options: Mapping[str, bool]
+    ) -> messages.WorkOnFiles:
         image = self._images.resolve(container.record.image_id)
         source = await self._images.sound_source(image)
         lower: str | UnionSpec = ""
@@ -112,7 +115,7 @@ class ContainerFiles:
             raise Conflict(f"cannot tell what {container.name} changed: {reason}")
         spec = container_spec(container.record, lower, self._records.directory(container.id), ())
         layers = tuple(str(layer) for layer in source.layers)
-        return messages.WorkOnFiles(action, spec, str(source.tree), layers, path, replace)
+        return messages.WorkOnFiles(action, spec, str(source.tree), layers, path, **options)
 
 
 class Work:

@@ -98,11 +98,13 @@ class Engine:
         await self.execs.launcher_gone()
         await self.containers.launcher_gone()
 
-    async def commit(self, container: Container, request: CommitRequest) -> str:
-        """An image of what a container wrote; returns its id. Raises InvalidParameter, Conflict, RootlessError."""
+    async def commit(self, container: Container, request: CommitRequest, *, pause: bool) -> str:
+        """An image of what a container wrote; returns its id. `pause`: its processes stand still meanwhile.
+
+        Raises InvalidParameter, Conflict, RootlessError."""
         check(request, container.record.config)
         base = self.images.resolve(container.record.image_id)
-        async with self.files.work(container, "layer") as work:
+        async with self.files.work(container, "layer", freeze=pause) as work:
             return await commit_layer(
                 self.images.layout,
                 base,

@@ -25,6 +25,7 @@ from typing import Any
 import fuse_overlay
 from rootless.launcher import messages
 from rootless.launcher.child import ChildContext
+from rootless.launcher.freezing import frozen
 from rootless.runtime import perform
 from rootless.runtime.plan import files_plan
 from rootless.syscalls import numbers as n
@@ -61,19 +62,11 @@ def work(request: messages.WorkOnFiles, pidfd: int, data: int, result: int, cont
 
 def _work(request: messages.WorkOnFiles, pidfd: int, data: int, context: ChildContext) -> Any:
     root = request.spec.root
-    if pidfd >= 0 and root.lower and request.action in ("size", "changes", "layer", "export"):
-        _write_out(root.lower, context)
-    if request.action == "size":
-        return _bytes_below(root.upper)
-    if request.action in ("changes", "layer", "export"):
-        tree = fuse_overlay.open_tree(Path(request.tree), [Path(layer) for layer in request.layers])
-        upper = Path(root.upper)
-        if request.action == "changes":
-            found = fuse_overlay.upper_changes(upper, tree, MOUNT_POINTS)
-            return [[kind, os.fsdecode(path)] for kind, path in found]
-        write = fuse_overlay.write_upper if request.action == "layer" else fuse_overlay.write_merged
-        write(upper, tree, data, MOUNT_POINTS)
-        return {}
+    if request.action in ("size", "changes", "layer", "export"):
+        with frozen(pidfd) if request.freeze and pidfd >= 0 else contextlib.nullcontext():
+            if pidfd >= 0 and root.lower:
+                _write_out(root.lower, context)
+            return _of_upper(request, data)
     from rootless.launcher import copying  # before the root is the container's
 
     root_fd = _enter(request, pidfd, context)
@@ -89,6 +82,19 @@ def _work(request: messages.WorkOnFiles, pidfd: int, data: int, context: ChildCo
         copying.write_path(container, request.path, data, replace=request.replace)
         return {}
     raise FilesError("invalid", f"unknown action {request.action}")
+
+
+def _of_upper(request: messages.WorkOnFiles, data: int) -> Any:
+    upper = Path(request.spec.root.upper)
+    if request.action == "size":
+        return _bytes_below(str(upper))
+    tree = fuse_overlay.open_tree(Path(request.tree), [Path(layer) for layer in request.layers])
+    if request.action == "changes":
+        found = fuse_overlay.upper_changes(upper, tree, MOUNT_POINTS)
+        return [[kind, os.fsdecode(path)] for kind, path in found]
+    write = fuse_overlay.write_upper if request.action == "layer" else fuse_overlay.write_merged
+    write(upper, tree, data, MOUNT_POINTS)
+    return {}
 
 
 def _write_out(path: str, context: ChildContext) -> None:

@@ -123,10 +123,10 @@ class WorkOnFiles:
     """Do something with a container's files in a child (see `launcher.container_files`). Two descriptors come along:
     the one bytes go to or come from, and a pipe that gets the result as JSON at the end. -> Reply({}) at once.
 
-    `action`: "changes", "size" (no data), "layer", "export" (a tar out); of the files as the container sees them, with
-    `path`: "stat" (no data), "read" (a tar out), "write" (a tar in; `replace`: a directory may take the place of a file
-    and the other way round). `tree` and `layers` are the image's, see MountImage; `spec` is the container's, with or
-    without it running."""
+    `action`: "changes", "size" (no data), "layer", "export" (a tar out; `freeze`: its processes stand still meanwhile);
+    of the files as the container sees them, with `path`: "stat" (no data), "read" (a tar out), "write" (a tar in;
+    `replace`: a directory may take the place of a file and the other way round). `tree` and
+    `layers` are the image's, see MountImage; `spec` is the container's, with or without it running."""
 
     action: str
     spec: ContainerSpec
@@ -134,6 +134,7 @@ class WorkOnFiles:
     layers: tuple[str, ...] = ()
     path: str = ""
     replace: bool = False
+    freeze: bool = False
 
 
 @dataclass(frozen=True)

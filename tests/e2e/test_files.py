@@ -125,6 +125,22 @@ def test_what_is_written_to_an_open_file_counts(rootless: Installation, name: st
     rootless("rmi", "open:1")
 
 
+@pytest.mark.parametrize("driver", ["fuse+overlay", "fuse"])
+def test_a_container_stands_still_while_it_is_committed(rootless: Installation, name: str, driver: str) -> None:
+    count = "i=0; while :; do i=$((i+1)); for f in first last; do echo $i >/$f.new; mv /$f.new /$f; done; done"
+    script = f"dd if=/dev/zero of=/large bs=1M count=200 2>/dev/null; {count} & while :; do echo >/other; done"
+    options = ("--network", "none", "--storage-opt", f"driver={driver}")
+    rootless("run", "-d", "--name", name, *options, "busybox", "sh", "-c", script)
+    while rootless("exec", name, "test", "-s", "/last", check=None).returncode:
+        pass
+    rootless("commit", name, "still:1")
+    first, last = map(int, rootless.out("run", "--rm", "still:1", "cat", "/first", "/last").split())
+    assert first - 1 <= last <= first  # between the two, 200 MB have been read
+    while int(rootless.out("exec", name, "cat", "/first")) <= first:
+        pass
+    rootless("rmi", "still:1")
+
+
 @pytest.mark.parametrize("running", [True, False])
 @pytest.mark.parametrize(
     ("client", "driver"), [("rootless", "fuse+overlay"), ("docker", "fuse+overlay"), ("rootless", "fuse")]

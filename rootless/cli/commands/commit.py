@@ -12,7 +12,7 @@ from rootless.cli.pulling import split_reference
 @flag("-a", "--author", default="", help="Author, e.g. Jane <jane@example.org>")
 @flag("-c", "--change", multiple=True, help="Instruction of a Dockerfile to apply, e.g. CMD sh")
 @flag("-m", "--message", default="", help="Comment in the image's history")
-@switch("-p", "--pause", default=True, help="Freeze the container meanwhile, where this host can")
+@switch("-p", "--pause", default=True, help="Stop the container's processes meanwhile")
 def command(
     invocation: Invocation, args: tuple[str, ...], author: str, change: tuple[str, ...], message: str, pause: bool
 ) -> None:

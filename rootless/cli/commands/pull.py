@@ -13,9 +13,7 @@ from rootless.cli.invocation import Invocation
 @switch("--disable-content-trust", default=True, hidden=True, expose_value=False, help="No effect here")
 @flag("--platform", help="Platform, e.g. linux/arm64")
 @switch("-q", "--quiet", help="Only the image's name at the end")
-def command(
-    invocation: Invocation, args: tuple[str, ...], all_tags: bool, platform: str | None, quiet: bool
-) -> None:
+def command(invocation: Invocation, args: tuple[str, ...], all_tags: bool, platform: str | None, quiet: bool) -> None:
     """Get an image from a registry"""
     name, tag = pulling.named(invocation, args[0], all_tags, quiet)
     pulling.pull(invocation, args[0], platform, quiet, all_tags=all_tags)

@@ -16,9 +16,7 @@ from rootless.model.errors import InvalidParameter
 @switch("--disable-content-trust", default=True, hidden=True, expose_value=False, help="No effect here")
 @flag("--platform", help="The image of this platform only")
 @switch("-q", "--quiet", help="Only the image's name at the end")
-def command(
-    invocation: Invocation, args: tuple[str, ...], all_tags: bool, platform: str | None, quiet: bool
-) -> None:
+def command(invocation: Invocation, args: tuple[str, ...], all_tags: bool, platform: str | None, quiet: bool) -> None:
     """Send an image to a registry"""
     if "@" in args[0]:
         raise InvalidParameter("cannot push a digest reference")
