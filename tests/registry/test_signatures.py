@@ -24,21 +24,31 @@ from tests.images.test_pull_faults import GZIP, SMALL
 ANNOTATION = "dev.cosignproject.cosign/signature"
 
 
-def key_pair(directory: Path, name: str) -> tuple[Path, Path]:
+ECDSA = "EC", "-pkeyopt", "ec_paramgen_curve:P-256"
+RSA = "RSA", "-pkeyopt", "rsa_keygen_bits:2048"
+ED25519 = ("ED25519",)
+
+
+def key_pair(directory: Path, name: str, kind: tuple[str, ...] = ECDSA) -> tuple[Path, Path]:
     private, public = directory / f"{name}.key", directory / f"{name}.pub"
-    make = ["openssl", "ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", str(private)]
-    subprocess.run(make, check=True, capture_output=True)
-    subprocess.run(
-        ["openssl", "ec", "-in", str(private), "-pubout", "-out", str(public)], check=True, capture_output=True
-    )
+    for words in (
+        ["genpkey", "-algorithm", *kind, "-out", str(private)],
+        ["pkey", "-in", str(private), "-pubout", "-out", str(public)],
+    ):
+        subprocess.run(["openssl", *words], check=True, capture_output=True)
     return private, public
 
 
 def sign(server: FaultyRegistry, digest: str, private: Path, about: str = "") -> None:
-    payload = json.dumps(
-        {"critical": {"image": {"docker-manifest-digest": about or digest}, "type": "cosign container image signature"}}
-    ).encode()
+    """The document as the specification has it ("Simple Signing"), and what cosign adds."""
+    image = {"docker-manifest-digest": about or digest}
+    identity = {"docker-reference": server.address + "/app"}
+    critical = {"identity": identity, "image": image, "type": "cosign container image signature"}
+    payload = json.dumps({"critical": critical, "optional": {"creator": "tests"}}).encode()
     signing = ["openssl", "dgst", "-sha256", "-sign", str(private)]
+    if b"ED25519" in subprocess.run(["openssl", "pkey", "-in", private, "-noout", "-text"], capture_output=True).stdout:
+        (private.parent / "payload").write_bytes(payload)
+        signing = ["openssl", "pkeyutl", "-sign", "-rawin", "-inkey", str(private), "-in", f"{private.parent}/payload"]
     signature = subprocess.run(signing, input=payload, check=True, capture_output=True).stdout
     server.blobs[sha256(payload)] = payload
     layer = descriptor(payload, "application/vnd.dev.cosign.simplesigning.v1+json")
@@ -47,8 +57,9 @@ def sign(server: FaultyRegistry, digest: str, private: Path, about: str = "") ->
     server.manifests[digest.replace(":", "-") + ".sig"] = json.dumps(manifest).encode()
 
 
-def test_only_what_is_signed_by_the_key_is_pulled(tmp_path: Path) -> None:
-    private, public = key_pair(tmp_path, "ours")
+@pytest.mark.parametrize("kind", [ECDSA, RSA, ED25519])
+def test_only_what_is_signed_by_the_key_is_pulled(tmp_path: Path, kind: tuple[str, ...]) -> None:
+    private, public = key_pair(tmp_path, "ours", kind)
     other, _ = key_pair(tmp_path, "theirs")
     (tmp_path / "no.pub").write_text("nonsense")
     images = store(tmp_path)
