@@ -12,7 +12,7 @@ from typing import Any
 
 from rootless.model.addresses import Addresses
 from rootless.model.endpoints import links_of
-from rootless.model.networks import Network
+from rootless.model.networks import Network, is_fast
 from rootless.runtime.spec import GuestNetwork
 
 SHORT_ID = 12
@@ -161,6 +161,7 @@ class Memberships:
             names=tuple(member.names),
             private_names={name: tuple(addresses) for name, addresses in joined.told.items()} if primary else {},
             resolvers=joined.resolvers if primary and network.has_names else (),
+            fast=primary and is_fast(network, shown),
         )
 
     def private_names(self, joined: Joined) -> dict[str, list[str]]:

@@ -26,7 +26,8 @@ from rootless.launcher import messages
 from rootless.launcher.client import Launcher, LaunchFailure
 from rootless.model.endpoints import CONTAINER, endpoints_of, mode_of, settings_of
 from rootless.model.errors import Conflict, Forbidden, InvalidParameter, NotFound, RootlessError
-from rootless.model.networks import BINDING_OPTION, HOST, ICC_OPTION, NONE, Network
+from rootless.model.networks import BINDING_OPTION, HOST, ICC_OPTION, NONE, Network, is_fast, is_true
+from rootless.runtime.capabilities import combine
 from rootless.runtime.spec import GuestNetwork
 from rootless.settings import Settings
 
@@ -84,6 +85,15 @@ class Networks:
             self.find(str(text).partition(":")[0])
         return found
 
+    def warnings(self, record: Record) -> list[str]:
+        """For a container that was made."""
+        host = record.host_config
+        privileged = bool(host.get("Privileged"))
+        fast = any(is_fast(self.store.find(name), settings) for name, settings in record.endpoints.items())
+        if fast and "NET_ADMIN" in combine(host.get("CapAdd") or (), host.get("CapDrop") or (), privileged):
+            return ["It has no fast sockets: with NET_ADMIN it may have addresses and routes of its own."]
+        return []
+
     # ------------------------------------------------------------------------------------------------ at start
     def attach(self, record: Record) -> Joined:
         """Addresses for a container about to start. Raises NotFound, Forbidden, Conflict, InvalidParameter, and it has
@@ -137,7 +147,7 @@ class Networks:
             "mtu": network.mtu or self._settings.mtu,
             "host_loopback": self._settings.host_loopback,
             "internal": network.internal,
-            "guests_meet": network.options.get(ICC_OPTION, "true").lower() in ("true", "1"),
+            "guests_meet": is_true(network.options.get(ICC_OPTION, "true")),
             "forbidden": self._others(network),
             **pool6,
         }

@@ -56,6 +56,7 @@ def main() -> int:
         open_tap=_open_tap,
         loopback_up=lambda: _prepare_network(idmap.count),
         set_default_routes=slirp.set_default_routes,
+        notify_connects=slirp.notify_connects,
     )
     roots = settings.state_root, settings.data_root
     launcher = Launcher(listener, context, idmap, mounts, roots, __version__)

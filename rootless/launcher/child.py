@@ -5,6 +5,7 @@ It talks to the launcher over one SEQPACKET socket, closed by execve: end of fil
     <- "go"                                    the id maps are written
     -> {"type": "tap", "endpoint": …} + fd     a network device was made
     -> {"type": "terminal"} + fd               the pty's master
+    -> {"type": "connects"} + fd               connect(2) is reported there from now on
     -> {"type": "warning", "text": …}
     -> {"type": "failed", step, errno, message, exit_code}
 
@@ -47,6 +48,7 @@ class ChildContext:
     open_tap: Callable[[GuestNetwork], int]
     set_default_routes: Callable[[str, str, str], None]
     loopback_up: Callable[[], None]
+    notify_connects: Callable[[], int]
 
 
 def container(channel: socket.socket, spec: ContainerSpec, stdio: tuple[int, int, int], context: ChildContext) -> None:
@@ -72,7 +74,8 @@ def container(channel: socket.socket, spec: ContainerSpec, stdio: tuple[int, int
         performer.perform(plan(spec, tty_group_mapped=context.id_count > 5))
         if spec.init:
             _init(channel, stdio, spec.process, context)
-        _become_and_execute(channel, stdio, spec.process, context, console=True)
+        fast = any(network.fast for network in spec.guest_networks)
+        _become_and_execute(channel, stdio, spec.process, context, console=True, fast=fast)
     except BaseException as error:
         _fail(channel, error)
 
@@ -84,6 +87,8 @@ def execution(
     container_process: ProcessSpec,
     stdio: tuple[int, int, int],
     context: ChildContext,
+    *,
+    fast: bool,
 ) -> None:
     """Enter a container's namespaces and become a further process of it. Does not return.
 
@@ -100,7 +105,7 @@ def execution(
         context.syscalls.prctl(n.PR_SET_PDEATHSIG, signal.SIGKILL)
         context.syscalls.prctl(n.PR_SET_DUMPABLE, 0)
         os.chdir("/")
-        _become_and_execute(channel, stdio, container_process, context, console=False)
+        _become_and_execute(channel, stdio, container_process, context, console=False, fast=fast)
     except BaseException as error:
         _fail(channel, error)
 
@@ -160,7 +165,13 @@ def _prepare(syscalls: Syscalls) -> None:
 
 
 def _become_and_execute(
-    channel: socket.socket, stdio: tuple[int, int, int], spec: ProcessSpec, context: ChildContext, *, console: bool
+    channel: socket.socket,
+    stdio: tuple[int, int, int],
+    spec: ProcessSpec,
+    context: ChildContext,
+    *,
+    console: bool,
+    fast: bool,
 ) -> None:
     who = process.account(spec)
     os.setsid()
@@ -175,10 +186,25 @@ def _become_and_execute(
     context.syscalls.close_range(kept + 1, 0xFFFFFFFF)
     process.enter_directory(spec.cwd)
     variables = process.environment(spec, who)
+    if fast:  # a filter needs no_new_privs or the capability that `become` takes away
+        _report_connects(channel, spec, context)
     process.become(who, spec, context.syscalls, last_capability=context.last_capability)
     context.syscalls.prctl(n.PR_SET_PDEATHSIG, signal.SIGKILL)  # a change of ids has cleared it
     path = process.command(spec, variables)
     process.execute(path, spec, variables)
+
+
+def _report_connects(channel: socket.socket, spec: ProcessSpec, context: ChildContext) -> None:
+    """Fast sockets, where they are right: not for who may give the container addresses and routes of its own."""
+    if "NET_ADMIN" in spec.capabilities:
+        return  # the engine has said so
+    try:
+        listener = context.notify_connects()
+    except OSError as error:
+        _send(channel, {"type": "warning", "text": f"no fast sockets: {error.strerror} (they need kernel 5.14)"})
+        return
+    _send(channel, {"type": "connects"}, [listener])
+    os.close(listener)
 
 
 def _stdio(stdio: tuple[int, int, int], who: accounts.Account) -> None:

@@ -60,6 +60,8 @@ class Networks:
             raise LaunchRefused("network", 2, f"network {request.network_id} does not run")
         if request.forget_key:
             self._forget(network, request.forget_key)
+        if request.command.get("type") == "Forbid":
+            network.config = {**network.config, "forbidden": request.command.get("subnets")}
         try:
             if network.control is None and request.key:  # it is told when it runs again
                 answer: dict[str, Any] = {}

@@ -54,6 +54,11 @@ class Process:
     networks: tuple[GuestNetwork, ...] = ()
     namespaces: int = 0  # those of the container that are its own
 
+    @property
+    def fast_network(self) -> GuestNetwork | None:
+        """The one that its connections may leave by sockets of the host."""
+        return next((network for network in self.networks if network.fast), None)
+
 
 @dataclass
 class _Start:
@@ -73,7 +78,7 @@ class Processes:
 
     `on_exit(process)` is called once for every started process that ended, `on_failure(process)` for one that never
     came to its command; `on_tap(network, fd)` for every network device a container made (the descriptor is the
-    callee's)."""
+    callee's), `on_connects(container, fd)` for every listener to the connect(2) of a process of a container."""
 
     def __init__(
         self,
@@ -82,11 +87,12 @@ class Processes:
         on_exit: Callable[[Process], None],
         on_failure: Callable[[Process], None],
         on_tap: Callable[[GuestNetwork, int], None],
+        on_connects: Callable[[Process, int], None],
     ) -> None:
         self._context = context
         self._idmap = idmap
         self._on_exit, self._on_failure = on_exit, on_failure
-        self._on_tap = on_tap
+        self._on_tap, self._on_connects = on_tap, on_connects
         self.by_id: dict[str, Process] = {}
         self._by_pid: dict[int, Process] = {}
         self._starts: dict[int, _Start] = {}
@@ -159,7 +165,9 @@ class Processes:
             pid = os.fork()
             if pid == 0:
                 ours.close()
-                child.execution(theirs, container.pidfd, container.namespaces, request.process, inner, self._context)
+                fast = container.fast_network is not None
+                where = container.pidfd, container.namespaces
+                child.execution(theirs, *where, request.process, inner, self._context, fast=fast)
         except BaseException:
             wire.close_all([*outer.values()])
             ours.close()
@@ -197,6 +205,8 @@ class Processes:
                 network = next((x for x in process.networks if x.endpoint_id == report.get("endpoint")), None)
                 if network is not None:
                     self._on_tap(network, descriptors.pop())
+            case "connects" if len(descriptors) == 1 and process.container_id in self.by_id:
+                self._on_connects(self.by_id[process.container_id], descriptors.pop())
             case "terminal" if len(descriptors) == 1:
                 process.stdio["terminal"] = descriptors.pop()
             case "warning":

@@ -21,6 +21,7 @@ from typing import Any
 
 from rootless.launcher import child, messages, wire
 from rootless.launcher.child import ChildContext
+from rootless.launcher.fast_sockets import FastSockets
 from rootless.launcher.idmap import IdMap
 from rootless.launcher.images import Images
 from rootless.launcher.networks import Networks
@@ -70,10 +71,13 @@ class Launcher:
         self._removals: dict[int, tuple[_Connection, int, str]] = {}
         self._unions_of_files: dict[int, str] = {}  # pid of a child at work on files -> its union
         self._count = 0
-        self._processes = Processes(context, idmap, self._exited, self._detach_all, self._attach_tap)
+        self._processes = Processes(
+            context, idmap, self._exited, self._detach_all, self._attach_tap, self._watch_connects
+        )
         self._images = Images(mounts_directory, idmap.count, context.syscalls, self._run)
         self._unions = Unions(mounts_directory, idmap.count, context.syscalls, self._run)
         self._networks = Networks(self._run, self._connections_of)
+        self._fast_sockets = FastSockets(self._run)
         self._leaving = False
 
     # ------------------------------------------------------------------------------------------------ loop
@@ -97,7 +101,7 @@ class Launcher:
         """Start again what is due; milliseconds until something else is, None where nothing is."""
         now = time.monotonic()
         waits = []
-        for owner in (self._images, self._unions, self._networks):
+        for owner in (self._images, self._unions, self._networks, self._fast_sockets):
             for revival, start in owner.revivals():
                 if revival.due_at is not None and revival.due_at <= now:
                     try:
@@ -148,6 +152,9 @@ class Launcher:
             else:
                 self._refuse(connection, request_id, "remove", 5, f"cannot remove {path} entirely")
             return
+        if (ended := self._fast_sockets.reaped(pid)) is not None:
+            self._log(f"fast sockets of {ended[0]} died: status {os.waitstatus_to_exitcode(status)}")
+            return
         for kind, owner in (("image", self._images), ("union", self._unions), ("network", self._networks)):
             if (ended := owner.reaped(pid)) is not None:
                 key, revival = ended
@@ -189,6 +196,7 @@ class Launcher:
                     signal.pidfd_send_signal(process.pidfd, signal.SIGKILL)
                 except ProcessLookupError:
                     continue
+        self._fast_sockets.stop_all()
         self._networks.stop_all()
         self._images.stop()
         self._unions.stop()
@@ -284,6 +292,8 @@ class Launcher:
     ) -> None:
         if isinstance(request, messages.NetworkCommand):
             self._reply(connection, request_id, self._networks.command(request, descriptors))
+            if request.command.get("type") == "Forbid":
+                self._fast_sockets.forbid(request.network_id, request.command.get("subnets"))
             return
         if isinstance(request, messages.WorkOnFiles):
             self._work_on_files(request, descriptors)
@@ -475,6 +485,7 @@ class Launcher:
         if process is not None:
             kept = tuple(network for network in process.networks if network.endpoint_id != request.endpoint_id)
             process.networks = kept
+        self._fast_sockets.left(request.container_id, request.network_id)
         self._detach(request.network_id, request.endpoint_id)
 
     def _detach(self, network_id: str, endpoint_id: str) -> None:
@@ -499,8 +510,22 @@ class Launcher:
         self._detach_all(process)
 
     def _detach_all(self, process: Process) -> None:
-        for network in process.networks if process.kind == "container" else ():
-            self._detach(network.network_id, network.endpoint_id)
+        if process.kind == "container":
+            self._fast_sockets.ended(process.process_id)
+            for network in process.networks:
+                self._detach(network.network_id, network.endpoint_id)
+
+    def _watch_connects(self, container: Process, listener: int) -> None:
+        """A process of a container whose connect(2) is reported; the listener becomes ours."""
+        network = container.fast_network
+        known = self._networks.by_id.get(network.network_id) if network else None
+        if known is None:
+            os.close(listener)
+            return
+        try:
+            self._fast_sockets.watch(container.process_id, known.network_id, known.config, listener)
+        except OSError as error:  # it is tried again
+            self._log(f"fast sockets of {container.process_id}: {error.strerror}")
 
     def _attach_tap(self, network: GuestNetwork, tap: int) -> None:
         command: dict[str, object] = {

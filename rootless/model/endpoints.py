@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from rootless.model.errors import InvalidParameter
-from rootless.model.networks import BRIDGE, HOST, NONE, Network
+from rootless.model.networks import BRIDGE, FAST_OPTION, HOST, NONE, Network, check_truth
 
 CONTAINER = "container:"
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
@@ -69,6 +69,10 @@ def settings_of(asked: Mapping[str, Any], network: Network) -> dict[str, Any]:
     for alias in aliases:
         if not _ALIAS.fullmatch(alias):
             raise InvalidParameter(f"invalid network alias: {alias!r}")
+    options = asked.get("DriverOpts") or {}
+    if not isinstance(options, dict):
+        raise InvalidParameter("DriverOpts must be an object")
+    check_truth(FAST_OPTION, options.get(FAST_OPTION))
     priority = asked.get("GwPriority") or 0
     if not isinstance(priority, int):
         raise InvalidParameter("GwPriority must be a number")
@@ -77,7 +81,7 @@ def settings_of(asked: Mapping[str, Any], network: Network) -> dict[str, Any]:
         "Links": links or None,
         "Aliases": aliases or None,
         "MacAddress": _mac(str(asked["MacAddress"])) if asked.get("MacAddress") else "",
-        "DriverOpts": asked.get("DriverOpts") or None,
+        "DriverOpts": options or None,
         "GwPriority": priority,
     }
 

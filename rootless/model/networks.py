@@ -17,6 +17,7 @@ PREDEFINED = (BRIDGE, HOST, NONE)
 NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*")
 MTU_OPTION = "com.docker.network.driver.mtu"
 ICC_OPTION = "com.docker.network.bridge.enable_icc"
+FAST_OPTION = "fast"  # ours: also of an endpoint
 BINDING_OPTION = "com.docker.network.bridge.host_binding_ipv4"
 # docker's default-address-pools: sixteen of the first, then sixteen of the second
 _FREE_SUBNETS = (
@@ -180,8 +181,23 @@ def _check_options(options: Mapping[str, str]) -> None:
             ipaddress.IPv4Address(text)
         except ValueError:
             raise InvalidParameter(f"invalid value for {BINDING_OPTION}: {text!r} is no IPv4 address") from None
-    if (text := options.get(ICC_OPTION)) is not None and text.lower() not in ("true", "false", "1", "0"):
-        raise InvalidParameter(f"invalid value for {ICC_OPTION}: {text!r} is neither true nor false")
+    for name in (ICC_OPTION, FAST_OPTION):
+        check_truth(name, options.get(name))
+
+
+def check_truth(name: str, text: object) -> None:
+    """None is allowed. Raises InvalidParameter."""
+    if text is not None and str(text).lower() not in ("true", "false", "1", "0"):
+        raise InvalidParameter(f"invalid value for {name}: {text!r} is neither true nor false")
+
+
+def is_true(text: object) -> bool:
+    return str(text).lower() in ("true", "1")
+
+
+def is_fast(network: Network, settings: Mapping[str, Any]) -> bool:
+    """Whether a container with these settings of its endpoint has fast sockets there: its word counts more."""
+    return is_true((settings.get("DriverOpts") or {}).get(FAST_OPTION, network.options.get(FAST_OPTION)))
 
 
 def _free_pool(taken: list[str]) -> Pool:

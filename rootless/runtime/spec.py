@@ -52,7 +52,8 @@ class MountSpec:
 class GuestNetwork:
     """The TAP a container gets. Addresses with prefix length ("172.17.0.2/16"); `mac` "02:42:ac:11:00:02". A gateway is
     given for the one that has the default route. `names` are its names for everybody on the network, `private_names`
-    (name -> addresses) what only it sees, `resolvers` are asked in place of the host's."""
+    (name -> addresses) what only it sees, `resolvers` are asked in place of the host's.
+    `fast`: outgoing connections become sockets of the host's, see slirp.fast."""
 
     network_id: str
     endpoint_id: str
@@ -66,6 +67,7 @@ class GuestNetwork:
     names: tuple[str, ...] = ()
     private_names: dict[str, tuple[str, ...]] = field(default_factory=dict)
     resolvers: tuple[str, ...] = ()
+    fast: bool = False
 
 
 @dataclass(frozen=True)

@@ -1,18 +1,22 @@
 """Speed of `rootless-slirp` beside slirp4netns, pasta and loopback, in one run.
 
     python -m tests.bench.network [--peers ours,slirp4netns,pasta,pasta-splice,loopback] [--mtu 1500,65520]
-                                  [--seconds 3] [--flows 1,4,16] [--only tcp,udp,rr,connect,published]
+                                  [--seconds 3] [--flows 1,4,16] [--only tcp,udp,rr,connect,published,fast]
 
 As an ordinary user, with iperf3 and the peers on PATH. The host is a network namespace of its own with loopback and
 one address outside; every guest is another. Prints a line a measurement: Gbit/s or a rate, and the CPU seconds that
 the network's process took for each gigabyte (the guest's and the server's are everybody's own). `pasta-splice` is its
-way from the guest's loopback to the host's, without packets."""
+way from the guest's loopback to the host's, without packets.
+
+`fast`: from a guest to another machine (a further namespace, on a wire of veth) with fast sockets, beside pasta, the
+stack and the host itself, which need that wire too, and loopback."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
 import json
+import mmap
 import os
 import signal
 import socket
@@ -20,9 +24,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from slirp import FAST_SOCKETS_BYTES, NetworkConfig, notify_connects, run_fast_sockets
 
 TOP = Path(__file__).parent.parent.parent
 OUTSIDE = "192.0.2.1"  # on the host, and not loopback
@@ -34,6 +40,8 @@ link set out0 up
 link set out1 up
 route add default via 192.0.2.254 dev out0
 """
+FAR, FAR_WIRE = "203.0.113.2", "203.0.113.1"
+FAR_PEERS = ("fast", "ours", "pasta", "host", "loopback")
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -141,6 +149,96 @@ def _publish(api: str) -> bool:
     return False
 
 
+# ------------------------------------------------------------------------------------------------ another machine
+@contextlib.contextmanager
+def far_machine() -> Iterator[list[str]]:
+    """A further namespace on a wire; words before a command, to run it there."""
+    words = ["unshare", "-n", "sh", "-c", "ip link set lo up; echo; exec sleep 1000"]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.readline()
+    there = ["nsenter", "-t", str(process.pid), "-n"]
+    here = f"""link add far0 mtu 65520 type veth peer name far1 mtu 65520 netns {process.pid}
+addr add {FAR_WIRE}/24 dev far0
+link set far0 up
+"""
+    subprocess.run(["ip", "-batch", "-"], input=here, text=True, check=True)
+    wire = f"addr add {FAR}/24 dev far1\nlink set far1 up\n"
+    subprocess.run([*there, "ip", "-batch", "-"], input=wire, text=True, check=True)
+    try:
+        yield there
+    finally:
+        process.kill()
+        process.wait()
+
+
+@contextlib.contextmanager
+def far_peer(name: str) -> Iterator[Peer]:
+    """A network whose guest connects to the far machine, or the host itself."""
+    if name in ("host", "loopback"):
+        yield Peer(name, [], FAR if name == "host" else "127.0.0.1", None)
+        return
+    with network("ours" if name == "fast" else name, 1500) as peer:
+        if name != "fast":
+            yield Peer(name, peer.inside, FAR, peer.process)
+            return
+        path = f"/tmp/bench-fast-{os.getpid()}.sock"
+        tool = [sys.executable, "-m", "tests.bench.network"]
+        process = subprocess.Popen([*tool, "--supervise", path], cwd=TOP, stdout=subprocess.PIPE)
+        assert process.stdout is not None
+        process.stdout.readline()
+        try:
+            yield Peer(name, [*peer.inside, *tool, "--reported", path], FAR, process)
+        finally:
+            process.kill()
+            process.wait()
+            os.unlink(path)
+
+
+def supervise(path: str) -> None:
+    """Fast sockets for every program that comes with a listener."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(path)
+    listener.listen()
+    if os.fork() == 0:
+        ours.close()
+        config = NetworkConfig("bench", "10.0.2.0/24", "10.0.2.2")
+        run_fast_sockets(config, theirs, mmap.mmap(-1, FAST_SOCKETS_BYTES))
+        os._exit(0)
+    theirs.close()
+    print(flush=True)
+    number = 0
+    while True:
+        connection, _ = listener.accept()
+        with connection:
+            _, descriptors, _, _ = socket.recv_fds(connection, 1, 1)
+            socket.send_fds(ours, [json.dumps({"type": "Watch", "watch": number}).encode()], descriptors)
+            os.close(descriptors[0])
+            number += 1
+
+
+def reported(path: str, *command: str) -> None:
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.connect(path)
+        fd = notify_connects()
+        socket.send_fds(sock, [b"x"], [fd])
+    os.close(fd)
+    os.execvp(command[0], command)
+
+
+def measure_far(seconds: int, peers: list[str]) -> None:
+    with far_machine() as there, servers(there), servers([]):
+        for label, words in (("out", ()), ("in", ("-R",))):
+            for name in peers:
+                with far_peer(name) as peer:
+                    show(name, 1500, f"fast {label}", iperf(peer, "-t", str(seconds), *words))
+        for kind in ("rr", "connect"):
+            for name in peers:
+                with far_peer(name) as peer:
+                    show_client(peer, 1500, kind, seconds)
+
+
 # ------------------------------------------------------------------------------------------------ measurements
 def iperf(peer: Peer, *words: str) -> dict[str, float]:
     """{"out", "in": Gbit/s received, "cpu": seconds of the network for each gigabyte, "lost": percent}."""
@@ -189,14 +287,7 @@ def measure(peer: Peer, mtu: int, only: list[str], seconds: int, flows: list[int
                 show(peer.name, mtu, f"udp {size} {label}", udp)
     for kind in ("rr", "connect"):
         if kind in only:
-            before = peer.cpu_seconds()
-            tool = [sys.executable, "-m", "tests.bench.network", "--client", kind, peer.host, str(ECHO_PORT)]
-            done = subprocess.run([*peer.inside, *tool, str(seconds)], capture_output=True, text=True, cwd=TOP)
-            if done.returncode:
-                print(done.stderr.splitlines()[-1], file=sys.stderr)
-            rate = float(done.stdout or 0)
-            cpu = (peer.cpu_seconds() - before) / seconds
-            show(peer.name, mtu, kind, {"a second": rate, "usec": 1e6 / rate if rate else 0.0, "cpu": cpu})
+            show_client(peer, mtu, kind, seconds)
     if "published" in only and peer.process is not None and peer.published:
         server = subprocess.Popen(
             [*peer.inside, "iperf3", "-s", "-p", str(GUEST_PORT)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
@@ -207,6 +298,17 @@ def measure(peer: Peer, mtu: int, only: list[str], seconds: int, flows: list[int
             show(peer.name, mtu, f"published {label}", iperf(through, "-p", str(PUBLISHED_PORT), *timed, *words))
         server.kill()
         server.wait()
+
+
+def show_client(peer: Peer, mtu: int, kind: str, seconds: int) -> None:
+    before = peer.cpu_seconds()
+    tool = [sys.executable, "-m", "tests.bench.network", "--client", kind, peer.host, str(ECHO_PORT)]
+    done = subprocess.run([*peer.inside, *tool, str(seconds)], capture_output=True, text=True, cwd=TOP)
+    if done.returncode:
+        print(done.stderr.splitlines()[-1], file=sys.stderr)
+    rate = float(done.stdout or 0)
+    cpu = (peer.cpu_seconds() - before) / seconds
+    show(peer.name, mtu, kind, {"a second": rate, "usec": 1e6 / rate if rate else 0.0, "cpu": cpu})
 
 
 # ------------------------------------------------------------------------------------------------ request/response
@@ -257,6 +359,10 @@ def main() -> None:
         return
     if sys.argv[1:2] == ["--echo"]:
         serve_echo()
+    if sys.argv[1:2] == ["--supervise"]:
+        supervise(sys.argv[2])
+    if sys.argv[1:2] == ["--reported"]:
+        reported(*sys.argv[2:])
     parser = argparse.ArgumentParser()
     parser.add_argument("--peers", default="ours,slirp4netns,pasta,pasta-splice,loopback")
     parser.add_argument("--mtu", default="1500,65520")
@@ -270,6 +376,10 @@ def main() -> None:
             "unshare", ["unshare", "-Urn", sys.executable, "-m", "tests.bench.network", *sys.argv[1:], "--inside"]
         )
     subprocess.run(["ip", "-batch", "-"], input=_HOST, text=True, check=True)
+    if options.only == "fast":
+        chosen = [name for name in FAR_PEERS if options.peers == parser.get_default("peers") or name in options.peers]
+        measure_far(options.seconds, chosen)
+        return
     flows = [int(count) for count in options.flows.split(",")]
     for mtu in map(int, options.mtu.split(",")):
         for what in options.only.split(","):
@@ -279,18 +389,18 @@ def main() -> None:
 
 
 @contextlib.contextmanager
-def servers() -> Iterator[None]:
-    """iperf3 and the echo, on the host."""
+def servers(there: Sequence[str] = ()) -> Iterator[None]:
+    """iperf3 and the echo, on the host, or where these words lead."""
     quiet = subprocess.DEVNULL
     started = [
-        subprocess.Popen(["iperf3", "-s", "-p", str(SERVER_PORT)], stdout=quiet, stderr=quiet),
-        subprocess.Popen([sys.executable, "-m", "tests.bench.network", "--echo"], cwd=TOP),
+        subprocess.Popen([*there, "iperf3", "-s", "-p", str(SERVER_PORT)], stdout=quiet, stderr=quiet),
+        subprocess.Popen([*there, sys.executable, "-m", "tests.bench.network", "--echo"], cwd=TOP),
     ]
     try:
         for port in (SERVER_PORT, ECHO_PORT):
             deadline = time.monotonic() + 5
             while time.monotonic() < deadline:
-                with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+                with contextlib.suppress(OSError), socket.create_connection((FAR if there else "127.0.0.1", port)):
                     break
         yield
     finally:

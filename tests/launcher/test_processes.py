@@ -18,7 +18,7 @@ def test_an_exec_that_ends_before_its_pid_is_read(reaped_first: bool) -> None:
     exits: list[Process] = []
     answers: list[dict[str, object]] = []
     nothing: Any = None
-    processes = Processes(nothing, IdMap((), ()), exits.append, exits.append, nothing)
+    processes = Processes(nothing, IdMap((), ()), exits.append, exits.append, nothing, nothing)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     process = Process("e", "exec", "c", 0, -1)
     processes.by_id["e"] = process

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import mmap
 import os
 import random
 import select
@@ -16,7 +17,9 @@ import socket
 import struct
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+
+from pyroute2 import IPRoute
 
 import slirp
 from slirp.devices.veth import open_veth
@@ -26,6 +29,7 @@ TOP = Path(__file__).parent.parent.parent
 OUTSIDE = "192.0.2.1"  # an address of the host's that is not loopback
 GATEWAY = "10.77.0.1"
 OUTSIDE6, GATEWAY6, PREFIX6 = "2001:db8::1", "fd00:77::1", "fd00:77::/64"
+NEAR, FAR, NEAR6, FAR6 = "203.0.113.1", "203.0.113.2", "2001:db8:1::1", "2001:db8:1::2"
 STREAM = socket.SOCK_STREAM
 _CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000
 
@@ -97,6 +101,46 @@ class Guest(Place):
         return made
 
 
+class FastSockets:
+    """The supervisor of a guest's fast sockets, in the host's namespace. Programs run in the guest."""
+
+    def __init__(self, lab: Lab, guest: Guest) -> None:
+        self._lab, self._guest = lab, guest
+        self._listeners: list[int] = []
+        self._start()
+
+    def _start(self) -> None:
+        control, self._pidfd = self._lab.host.ask(do="fast", config=self._lab.config.as_dict())
+        self.control = socket.socket(fileno=control)
+        for number, listener in enumerate(self._listeners):
+            self._tell(listener, number)
+
+    def _tell(self, listener: int, number: int) -> None:
+        socket.send_fds(self.control, [json.dumps({"type": "Watch", "watch": number}).encode()], [listener])
+
+    def program(self, code: str) -> BinaryIO:
+        """Run Python in the guest; its output."""
+        listener, output = self._guest.ask(do="reported", code=code)
+        self._listeners.append(listener)
+        self._tell(listener, len(self._listeners) - 1)
+        return os.fdopen(output, "rb")
+
+    def kill(self) -> None:
+        """-9."""
+        signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+        select.select([self._pidfd], [], [], 10)
+        os.close(self._pidfd)
+        self.control.close()
+
+    def start_again(self) -> None:
+        self._start()
+
+    def close(self) -> None:
+        self.kill()
+        for listener in self._listeners:
+            os.close(listener)
+
+
 class Lab:
     """A network with its host."""
 
@@ -119,6 +163,13 @@ class Lab:
         self.control.settimeout(10)
         children = Path(f"/proc/{self.host.pid}/task/{self.host.pid}/children").read_text()
         self.network_pid = int(children.split()[0])
+
+    def far(self) -> Place:
+        """Another machine, FAR and FAR6, that the host reaches by a wire."""
+        place: Place = _place(Place, _CLONE_NEWNET, self.host)
+        self.host.ask(do="far", pid=place.pid)
+        place.ask(do="address", device="far1", address=f"{FAR}/24", address6=f"{FAR6}/64")
+        return place
 
     def guest(self, names: tuple[str, ...] = (), faults: dict[str, float] | None = None, veth: bool = False) -> Guest:
         """`faults`, those of slirp.testing.Faults: its device is behind a wire that has them, both ways. `veth`: a
@@ -225,6 +276,30 @@ def _do_host() -> list[int]:
     return []
 
 
+def _do_far(pid: int) -> list[int]:
+    """A wire to another machine."""
+    with IPRoute() as ip:
+        ip.link("add", ifname="far0", kind="veth", peer={"ifname": "far1", "net_ns_pid": pid})
+    _address("far0", f"{NEAR}/24", f"{NEAR6}/64")
+    return []
+
+
+def _do_address(device: str, address: str, address6: str) -> list[int]:
+    slirp.loopback_up()
+    _address(device, address, address6)
+    return []
+
+
+def _address(device: str, *addresses: str) -> None:
+    with IPRoute() as ip:
+        (index,) = ip.link_lookup(ifname=device)
+        Path(f"/proc/sys/net/ipv6/conf/{device}/accept_dad").write_text("0")
+        for text in addresses:
+            address, _, prefix = text.partition("/")
+            ip.addr("add", index=index, address=address, prefixlen=int(prefix))
+        ip.link("set", index=index, state="up")
+
+
 def _do_guest(
     mac: str, mtu: int, address: str, address6: str, faults: dict[str, float] | None, veth: bool
 ) -> list[int]:
@@ -278,6 +353,42 @@ def _do_network(config: dict[str, Any]) -> list[int]:
             os._exit(0)
     theirs.close()
     return [ours.detach()]
+
+
+_fast_memory = mmap.mmap(-1, slirp.FAST_SOCKETS_BYTES)
+
+
+def _do_fast(config: dict[str, Any]) -> list[int]:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    pid = os.fork()
+    if pid == 0:
+        ours.close()
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        try:
+            slirp.run_fast_sockets(slirp.NetworkConfig.from_dict(config), theirs, _fast_memory)
+        finally:
+            os._exit(0)
+    theirs.close()
+    return [ours.detach(), os.pidfd_open(pid)]
+
+
+def _do_reported(code: str) -> list[int]:
+    """A program whose connect(2) is reported: [listener, output]."""
+    output, writing = socket.socketpair()
+    ours, theirs = socket.socketpair()
+    if os.fork() == 0:
+        os.dup2(writing.fileno(), 1)
+        os.dup2(writing.fileno(), 2)
+        listener = slirp.notify_connects()
+        socket.send_fds(theirs, [b"x"], [listener])
+        os.close(listener)
+        theirs.close()
+        os.execv(sys.executable, [sys.executable, "-c", code])
+    writing.close()
+    theirs.close()
+    _, (listener,), _, _ = socket.recv_fds(ours, 1, 1)
+    ours.close()
+    return [listener, output.detach()]
 
 
 def _main() -> None:
