@@ -9,6 +9,7 @@ A plain tar is not kept twice: it begins anew. Blocking; called from worker thre
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import shutil
@@ -39,8 +40,8 @@ class PartialLayer:
         try:
             self._directory.mkdir(exist_ok=True)
             fd = os.open(self._directory / ".lock", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except FileNotFoundError:
-            return False  # removed just then
+        except (FileNotFoundError, FileExistsError):
+            return False  # removed just then: mkdir says that it exists where it has gone before it is looked at
         except OSError as error:
             raise explained(error) from error
         try:
@@ -146,6 +147,7 @@ def remove_old(layout: Layout, older_than_seconds: float = KEPT_SECONDS) -> None
     oldest = time.time() - older_than_seconds
     for directory in layout.temporary.glob("layer-*"):
         partial = PartialLayer(layout, f"sha256:{directory.name.removeprefix('layer-')}")
-        newest = max((path.stat().st_mtime for path in directory.iterdir()), default=0.0)
-        if newest < oldest and partial.try_lock():
-            partial.discard()
+        with contextlib.suppress(FileNotFoundError):  # somebody else is at work there: it is not old
+            newest = max((path.stat().st_mtime for path in directory.iterdir()), default=0.0)
+            if newest < oldest and partial.try_lock():
+                partial.discard()

@@ -113,6 +113,22 @@ def test_what_was_kept_and_is_damaged_is_fetched_anew(tmp_path: Path) -> None:
         assert_whole(images, name)
 
 
+def test_a_directory_that_another_pull_takes_away_just_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    layout = store(tmp_path).layout
+    layout.prepare()
+    coming = layout.temporary / f"layer-{'1' * 64}"
+    coming.mkdir()
+    (coming / "packed").symlink_to("gone")  # listed, and gone when it is looked at
+    partial.remove_old(layout)
+    assert coming.exists()
+
+    def gone(path: Path, **options: object) -> None:
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
+
+    monkeypatch.setattr(Path, "mkdir", gone)
+    assert not partial.PartialLayer(layout, f"sha256:{'2' * 64}").try_lock()
+
+
 def test_what_nobody_took_up_is_removed_after_days(tmp_path: Path) -> None:
     with faulty_registry() as server:
         name, packed = big(server)
