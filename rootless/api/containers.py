@@ -33,7 +33,7 @@ async def start(engine: Engine, request: Request, parameters: dict[str, str]) ->
 
 async def stop(engine: Engine, request: Request, parameters: dict[str, str]) -> Response:
     container = engine.containers.find(parameters["id"])
-    await engine.containers.stop(container, _seconds(request), request.query.get("signal", ""))
+    await engine.containers.stopping.stop(container, _seconds(request), request.query.get("signal", ""))
     return Response(204)
 
 
@@ -45,7 +45,7 @@ async def restart(engine: Engine, request: Request, parameters: dict[str, str]) 
 
 async def kill(engine: Engine, request: Request, parameters: dict[str, str]) -> Response:
     container = engine.containers.find(parameters["id"])
-    await engine.containers.kill(container, request.query.get("signal", ""))
+    await engine.containers.stopping.kill(container, request.query.get("signal", ""))
     return Response(204)
 
 

@@ -1,4 +1,4 @@
-"""All containers of the engine: made, started, watched, stopped, removed. State on disk is the truth.
+"""All containers of the engine: made, started, watched, removed. State on disk is the truth.
 
 One task a running container (`_live`): pumps its streams, waits for its exit, writes the end down, removes it if asked.
 Called by the API's handlers, and by `link` with what the launcher tells."""
@@ -6,7 +6,6 @@ Called by the API's handlers, and by `link` with what the launcher tells."""
 from __future__ import annotations
 
 import contextlib
-import signal
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
@@ -22,8 +21,9 @@ from rootless.engine.logs import LogWriter
 from rootless.engine.network_device import device_problem
 from rootless.engine.networks import Networks
 from rootless.engine.record import Record, Records, State, new_id, new_name
-from rootless.engine.specification import container_spec, signal_number
+from rootless.engine.specification import container_spec
 from rootless.engine.starting import Start
+from rootless.engine.stopping import Stopping
 from rootless.engine.storage import Storage
 from rootless.engine.volumes import Volumes
 from rootless.images.image import Image
@@ -37,8 +37,6 @@ from rootless.model.networks import Network
 from rootless.settings import Settings
 
 DRAIN_SECONDS = 2.0  # for output after the exit: other holders of the pipe must not keep a container alive
-KILL_SECONDS = 10.0
-STOP_SECONDS = 10
 
 
 class Containers:
@@ -54,6 +52,7 @@ class Containers:
         self.link: Link = None  # type: ignore[assignment]  # set by the engine: the two know each other
         self.networks: Networks = None  # type: ignore[assignment]
         self.storage: Storage = None  # type: ignore[assignment]
+        self.stopping: Stopping = None  # type: ignore[assignment]
         self._deleting = 0
 
     def load(self) -> None:
@@ -196,7 +195,7 @@ class Containers:
                 await self.networks.publish(joined, bound)
                 await self.networks.names_changed()
             except LaunchFailure as failure:
-                await self._kill(container)
+                await self.stopping.end(container)
                 raise StartError(f"cannot publish the ports of {container.name}: {failure}") from failure
 
     def _network_of(self, record: Record) -> Container | None:
@@ -289,65 +288,17 @@ class Containers:
         with contextlib.suppress(RootlessError):
             await self.link.request(messages.Forget(container.id))
 
-    # ------------------------------------------------------------------------------------------------ stopping
-    async def stop(self, container: Container, seconds: int | None, signal_text: str = "") -> None:
-        """The stop signal, then SIGKILL after `seconds` (-1: never). Raises NotModified."""
-        if not container.running:
-            raise NotModified("container already stopped")
-        config = container.record.config
-        number = signal_number(signal_text or config.get("StopSignal") or "SIGTERM")
-        if seconds is None:
-            seconds = int(config.get("StopTimeout", STOP_SECONDS))
-        finished = container.finished
-        await self._signal(container, number)
-        with trio.move_on_after(seconds if seconds >= 0 else float("inf")):
-            await finished.wait()
-        if not finished.is_set():
-            await self._kill(container)
-        self._events.emit("container", "stop", container.id, container.attributes)
-
-    async def kill(self, container: Container, signal_text: str) -> None:
-        """Raises Conflict (not running), InvalidParameter."""
-        number = signal_number(signal_text or "SIGKILL")
-        if not container.running:
-            raise Conflict(f"cannot kill container: {container.name}: container {container.id} is not running")
-        await self._signal(container, number)
-        self._events.emit("container", "kill", container.id, {**container.attributes, "signal": str(number)})
-        if number == signal.SIGKILL:
-            with trio.move_on_after(KILL_SECONDS):
-                await container.finished.wait()
-
     async def restart(self, container: Container, seconds: int | None, signal_text: str = "") -> None:
-        try:
-            await self.stop(container, seconds, signal_text)
-        except NotModified:
-            pass
+        with contextlib.suppress(NotModified):
+            await self.stopping.stop(container, seconds, signal_text)
         await self.start(container)
         self._events.emit("container", "restart", container.id, container.attributes)
-
-    async def _signal(self, container: Container, number: int) -> None:
-        try:
-            await self.link.request(messages.Signal(container.id, number))
-        except LaunchFailure:
-            return  # it has just ended: the exit is on its way
-
-    async def _kill(self, container: Container) -> None:
-        """SIGKILL, and wait. Raises RootlessError where the kernel does not let it go."""
-        finished = container.finished
-        await self._signal(container, signal.SIGKILL)
-        with trio.move_on_after(KILL_SECONDS) as scope:
-            await finished.wait()
-        if scope.cancelled_caught:
-            raise RootlessError(
-                f"container {container.name} did not end {KILL_SECONDS:.0f} s after SIGKILL: a process of it hangs in "
-                "the kernel, perhaps on a network file system"
-            )
 
     # ------------------------------------------------------------------------------------------------ removing
     async def remove(self, container: Container, *, force: bool, volumes: bool) -> None:
         """Raises Conflict in docker's words."""
         if force and container.running:
-            await self._kill(container)
+            await self.stopping.end(container)
         async with container.lock:
             if container.id in self.by_id:
                 self._discard(container, volumes=volumes)

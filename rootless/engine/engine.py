@@ -21,6 +21,7 @@ from rootless.engine.execs import Execs
 from rootless.engine.link import Link
 from rootless.engine.networks import Networks
 from rootless.engine.shapes import command_line
+from rootless.engine.stopping import Stopping
 from rootless.engine.storage import Storage
 from rootless.engine.volumes import Volumes
 from rootless.images.committing import CommitRequest, check, commit_layer
@@ -56,6 +57,7 @@ class Engine:
         self.files = ContainerFiles(self.images, self.containers.records, self.link, self.storage)
         self.containers.link = self.execs.link = self.link
         self.containers.networks = self.networks
+        self.containers.stopping = Stopping(self.link, self.events)
         self.nursery = nursery
         self._launcher_was_there = starting is None
 
@@ -134,7 +136,7 @@ class Engine:
             what = "a container is running" if len(running) == 1 else f"{len(running)} containers are running"
             raise Conflict(f"{what} ({', '.join(sorted(running)[:5])}): stop it first, or force (system stop -f)")
         for name in running:
-            await self.containers.stop(self.containers.find(name), 0)
+            await self.containers.stopping.stop(self.containers.find(name), 0)
         if self.link.launcher is not None:
             try:
                 await self.link.request(messages.Shutdown(force=force))
