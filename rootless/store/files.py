@@ -89,11 +89,7 @@ def remove_leftovers(parent: Path) -> None:
         try:
             lock = os.open(path / _LOCK, os.O_WRONLY | os.O_CLOEXEC)
         except FileNotFoundError:
-            # killed between its first two lines, or about to lock: only an empty one can be removed safely
-            try:
-                path.rmdir()
-            except OSError:
-                pass
+            _remove_unlocked(path)
             continue
         except OSError:
             continue
@@ -104,6 +100,18 @@ def remove_leftovers(parent: Path) -> None:
             continue
         finally:
             os.close(lock)
+
+
+def _remove_unlocked(path: Path) -> None:
+    """One without a lock: its maker was killed between its first two lines, is about to lock it, or whoever removed it
+    was killed over that. The lock is the first thing that is made in it: where there are others and none, it was."""
+    try:
+        path.rmdir()
+    except FileNotFoundError:
+        return
+    except OSError:
+        if not os.path.lexists(path / _LOCK):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 @contextmanager

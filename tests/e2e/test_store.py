@@ -44,6 +44,8 @@ def test_df(rootless: Installation, name: str) -> None:
     size = next(row for row in image["Images"] if "busybox:latest" in row["RepoTags"])
     assert size["SharedSize"] >= 0
     assert image["LayersSize"] >= size["Size"] - size["SharedSize"]
+    layers = (rootless.home / "data" / "layers").glob("*/layer.tar")
+    assert image["LayersSize"] == sum(path.stat().st_size for path in layers)
     rootless("rmi", "also:1")
 
 
