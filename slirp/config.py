@@ -11,13 +11,14 @@ from dataclasses import dataclass
 @dataclass(frozen=True)
 class NetworkConfig:
     """`subnet4` "172.17.0.0/16", `gateway4` "172.17.0.1" (router and NAT are there); `subnet6` "fd00:17::/64" and
-    `gateway6` likewise, "" for a network without IPv6. `autoconf6`: guests make their IPv6 addresses themselves.
-    `resolvers` replaces the host's /etc/resolv.conf when given. `host_loopback`: guests may reach the host's loopback
-    at the gateway's address. `dns`: whether queries are answered, at `dns4`, or the gateway's address where that is "".
-    Names of endpoints are answered on every network but "bridge". `internal`: nothing leads outside, questions about
-    other names neither. `guests_meet`: frames pass between guests. `forbidden`: subnets that nothing leads to, other
-    networks' for one: they are on no route of the host, and packets for them would leave the machine. `dns6` is for
-    `gateway6` what `dns4` is. `outbound4` and `outbound6`: where the host's sockets are bound to."""
+    `gateway6` likewise; "" for a network without IPv4, or without IPv6. `autoconf6`: guests make their IPv6
+    addresses themselves. `resolvers` replaces the host's /etc/resolv.conf when given. `host_loopback`: guests may
+    reach the host's loopback at the gateway's address. `dns`: whether queries are answered, at `dns4`, or the
+    gateway's address where that is "". Names of endpoints are answered on every network but "bridge". `internal`:
+    nothing leads outside, questions about other names neither. `guests_meet`: frames pass between guests.
+    `forbidden`: subnets that nothing leads to, other networks' for one: they are on no route of the host, and
+    packets for them would leave the machine. `dns6` is for `gateway6` what `dns4` is. `outbound4` and `outbound6`:
+    where the host's sockets are bound to."""
 
     name: str
     subnet4: str
@@ -50,10 +51,11 @@ class NetworkConfig:
         known = {field.name for field in dataclasses.fields(cls)}
         if unknown := set(value) - known:
             raise ValueError(f"unknown network setting {sorted(unknown)[0]!r}")
-        subnet = ipaddress.IPv4Network(str(value["subnet4"]))
-        gateway = ipaddress.IPv4Address(str(value["gateway4"]))
-        if gateway not in subnet:
-            raise ValueError(f"gateway {gateway} is not in {subnet}")
+        subnet4, gateway4 = str(value.get("subnet4", "")), str(value.get("gateway4", ""))
+        if bool(subnet4) != bool(gateway4):
+            raise ValueError("subnet4 and gateway4 belong together")
+        if subnet4 and ipaddress.IPv4Address(gateway4) not in ipaddress.IPv4Network(subnet4):
+            raise ValueError(f"gateway {gateway4} is not in {subnet4}")
         mtu = value.get("mtu", 1500)
         resolvers = value.get("resolvers", ())
         if not isinstance(mtu, int) or not 576 <= mtu <= 65520:
@@ -64,11 +66,13 @@ class NetworkConfig:
         if not isinstance(resolvers, (list, tuple)):
             raise ValueError("resolvers is not a list")
         dns4 = str(value.get("dns4", ""))
-        if dns4 and ipaddress.IPv4Address(dns4) not in subnet:
-            raise ValueError(f"resolver {dns4} is not in {subnet}")
+        if dns4 and (not subnet4 or ipaddress.IPv4Address(dns4) not in ipaddress.IPv4Network(subnet4)):
+            raise ValueError(f"resolver {dns4} is not in {subnet4 or 'any subnet4'}")
         subnet6, gateway6 = str(value.get("subnet6", "")), str(value.get("gateway6", ""))
         if bool(subnet6) != bool(gateway6):
             raise ValueError("subnet6 and gateway6 belong together")
+        if not subnet4 and not subnet6:
+            raise ValueError("a network needs subnet4 or subnet6")
         if subnet6 and ipaddress.IPv6Address(gateway6) not in ipaddress.IPv6Network(subnet6):
             raise ValueError(f"gateway {gateway6} is not in {subnet6}")
         if subnet6 and mtu < 1280:
@@ -82,8 +86,8 @@ class NetworkConfig:
         outbound4, outbound6 = str(value.get("outbound4", "")), str(value.get("outbound6", ""))
         return cls(
             str(value["name"]),
-            str(subnet),
-            str(gateway),
+            str(ipaddress.IPv4Network(subnet4)) if subnet4 else "",
+            str(ipaddress.IPv4Address(gateway4)) if gateway4 else "",
             mtu,
             bool(value.get("host_loopback", False)),
             tuple(str(ipaddress.ip_address(str(resolver))) for resolver in resolvers),

@@ -44,11 +44,11 @@ class Router:
     def __init__(self, config: NetworkConfig, poller: Poller) -> None:
         self._config = config
         self._policy = Policy(config)
-        self._gateway = ipaddress.IPv4Address(config.gateway4).packed
+        self._gateway = ipaddress.IPv4Address(config.gateway4).packed if config.gateway4 else b""
         self._gateway6 = ipaddress.IPv6Address(config.gateway6).packed if config.gateway6 else b""
         dns4 = ipaddress.IPv4Address(config.dns4).packed if config.dns4 else self._gateway
         dns6 = ipaddress.IPv6Address(config.dns6).packed if config.dns6 else self._gateway6
-        self._dns_addresses = (dns4, dns6) if config.dns else ()
+        self._dns_addresses = (dns4, dns6) if config.dns else ()  # b"": no packet has that address
         self._own4 = (self._gateway, dns4)
         self._neighbours = Neighbours(config) if self._gateway6 else None
         resolver4, resolver6 = self._dns_addresses or (b"", b"")

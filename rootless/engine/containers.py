@@ -179,7 +179,8 @@ class Containers:
             start.check_sources()
             container.begin_run()
             shared = neighbour.record if neighbour else None
-            result, descriptors = await start.launch(container_spec(record, lower, directory, guests, shared))
+            linked = self.networks.linked(record)
+            result, descriptors = await start.launch(container_spec(record, lower, directory, guests, shared, linked))
             state = container.state = State(
                 status=following,
                 pid=int(result["pid"]),

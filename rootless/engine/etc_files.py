@@ -66,8 +66,7 @@ def texts(record: Record, joined: Joined, settings: Settings) -> dict[str, str]:
             "hostname": config["Hostname"] + "\n",
         }
     way_out = joined.way_out
-    pool = way_out.network.pool4 if way_out else None
-    gateway = pool.gateway if pool else ""
+    gateway = router = way_out.network.gateway if way_out else ""
     extra = [str(entry) for entry in host.get("ExtraHosts") or ()]
     if settings.host_loopback and gateway:
         extra += [f"{name}:{gateway}" for name in HOST_NAMES if not any(e.startswith(f"{name}:") for e in extra)]
@@ -75,7 +74,7 @@ def texts(record: Record, joined: Joined, settings: Settings) -> dict[str, str]:
         gateway = host_gateway(settings.host_loopback, gateway)
     addresses = [address for member in joined.members.values() for address in member.addresses]
     dns = [str(server) for server in host.get("Dns") or ()]
-    if pool and way_out and way_out.network.has_names and not any(ip_address(server).is_loopback for server in dns):
+    if router and way_out and way_out.network.has_names and not any(ip_address(server).is_loopback for server in dns):
         dns = []  # the network's resolver asks them, and knows the names of its containers besides
     options = [str(option) for option in host.get("DnsOptions") or ()]
     host_resolv = _read("/etc/resolv.conf")
@@ -84,9 +83,7 @@ def texts(record: Record, joined: Joined, settings: Settings) -> dict[str, str]:
         options = [*(options or _words(host_resolv, "options")), "ndots:0"]
     return {
         "hosts": hosts(config["Hostname"], config["Domainname"], addresses, extra, gateway),
-        "resolv.conf": resolv_conf(
-            host_resolv, pool.gateway if pool else "", dns, host.get("DnsSearch") or (), options
-        ),
+        "resolv.conf": resolv_conf(host_resolv, router, dns, host.get("DnsSearch") or (), options),
         "hostname": config["Hostname"] + "\n",
     }
 

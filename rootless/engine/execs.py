@@ -81,7 +81,8 @@ class Execs:
         if not container.running:
             raise Conflict(f"container {container.id} is not running")
         parse_keys(str(body.get("DetachKeys") or ""))
-        made = Exec(new_id(), container, dict(body), exec_spec(container.record, body))
+        linked = self._containers.networks.linked(container.record)
+        made = Exec(new_id(), container, dict(body), exec_spec(container.record, body, linked))
         self.by_id[made.id] = made
         container.execs.add(made.id)
         self._trim()

@@ -93,7 +93,7 @@ class Memberships:
             "IPv6Gateway": pool6.gateway if pool6 and not network.internal else "",
             "GlobalIPv6Address": address6,
             "GlobalIPv6PrefixLen": pool6.prefix_length if pool6 else 0,
-            "MacAddress": settings.get("MacAddress") or mac_of(address4),
+            "MacAddress": settings.get("MacAddress") or mac_of(address4, address6),
             "DNSNames": list(dict.fromkeys(n for n in names if n)) if network.has_names else None,
         }
         member = joined.members[network.name] = Member(network, interface, shown)
@@ -154,7 +154,7 @@ class Memberships:
             interface=member.interface,
             mac=shown["MacAddress"],
             mtu=network.mtu or self._default_mtu,
-            address4=f"{shown['IPAddress']}/{shown['IPPrefixLen']}",
+            address4=f"{shown['IPAddress']}/{shown['IPPrefixLen']}" if shown["IPAddress"] else "",
             gateway4=shown["Gateway"] if primary else "",
             address6=address6,
             gateway6=shown["IPv6Gateway"] if primary else "",
@@ -237,9 +237,12 @@ def shown_of(network: Network, settings: Mapping[str, Any], guest: Mapping[str, 
     }
 
 
-def mac_of(address4: str) -> str:
-    """docker's: 02:42 and the address."""
-    return "02:42:" + ":".join(f"{byte:02x}" for byte in ipaddress.IPv4Address(address4).packed) if address4 else ""
+def mac_of(address4: str, address6: str) -> str:
+    """docker's: 02:42 and the address. Without IPv4 one by chance; without any address none."""
+    if not address4 and not address6:
+        return ""
+    packed = ipaddress.IPv4Address(address4).packed if address4 else secrets.token_bytes(4)
+    return "02:42:" + packed.hex(":")
 
 
 def row_of(name: str, member: Member) -> dict[str, Any]:

@@ -24,9 +24,10 @@ from rootless.engine.published import BoundPort, close_ports
 from rootless.engine.record import Record
 from rootless.launcher import messages
 from rootless.launcher.client import Launcher, LaunchFailure
-from rootless.model.endpoints import CONTAINER, endpoints_of, mode_of, settings_of
+from rootless.model.endpoints import CONTAINER, endpoints_of, links_of, mode_of, settings_of
 from rootless.model.errors import Conflict, Forbidden, InvalidParameter, NotFound, RootlessError
-from rootless.model.networks import BINDING_OPTION, HOST, ICC_OPTION, NONE, Network, is_fast, is_true
+from rootless.model.links import link_environment
+from rootless.model.networks import BINDING_OPTION, BRIDGE, HOST, ICC_OPTION, NONE, Network, is_fast, is_true
 from rootless.runtime.capabilities import combine
 from rootless.runtime.spec import GuestNetwork
 from rootless.settings import Settings
@@ -126,29 +127,47 @@ class Networks:
             if self._id_of(target) not in self.memberships.by_container:
                 raise Conflict(f"Cannot link to a non running container: /{target} AS /{name}/{alias or target}")
 
+    def linked(self, record: Record) -> list[str]:
+        """Environment variables about those a container is linked to, as far as they run."""
+        found: list[str] = []
+        if not record.host_config.get("Links") or not self._member(record.id, BRIDGE):
+            return found
+        for target, alias in links_of([str(text) for text in record.host_config["Links"]]):
+            other = self._member(self._id_of(target), BRIDGE)
+            if other is not None:
+                config = self.find(target).record.config
+                address, ports = other.shown["IPAddress"], config.get("ExposedPorts") or {}
+                found += link_environment(record.name, alias, address, ports, config["Env"])
+        return found
+
+    def _member(self, container_id: str, network_name: str) -> Member | None:
+        joined = self.memberships.by_container.get(container_id)
+        return joined.members.get(network_name) if joined else None
+
     def guests(self, joined: Joined) -> list[GuestNetwork]:
         """The devices to make."""
-        return [self.memberships.guest(joined, member) for member in joined.members.values() if member.network.pool4]
+        return [
+            self.memberships.guest(joined, member) for member in joined.members.values() if member.network.has_devices
+        ]
 
     async def ready(self, joined: Joined) -> None:
         """Start the processes of its networks that do not run."""
         for member in joined.members.values():
-            if member.network.pool4 is not None:
+            if member.network.has_devices:
                 await self._link.network_started(member.network.id, self._config(member.network))
 
     def _config(self, network: Network) -> dict[str, object]:
         # the fields of slirp.NetworkConfig; importing slirp would cost the engine's start 100 ms
-        assert network.pool4 is not None
+        pool4 = {"subnet4": network.pool4.subnet, "gateway4": network.pool4.gateway} if network.pool4 else {}
         pool6 = {"subnet6": network.pool6.subnet, "gateway6": network.pool6.gateway} if network.pool6 else {}
         return {
             "name": network.name,
-            "subnet4": network.pool4.subnet,
-            "gateway4": network.pool4.gateway,
             "mtu": network.mtu or self._settings.mtu,
             "host_loopback": self._settings.host_loopback,
             "internal": network.internal,
             "guests_meet": is_true(network.options.get(ICC_OPTION, "true")),
             "forbidden": self._others(network),
+            **pool4,
             **pool6,
         }
 
@@ -184,7 +203,7 @@ class Networks:
     def bind(self, record: Record, joined: Joined) -> list[BoundPort]:
         """Listen on the host for what it publishes; nothing where it has no way out. Raises Conflict …"""
         member = joined.way_out
-        if member is None or member.network.internal or member.network.pool4 is None:
+        if member is None or member.network.internal or not member.network.has_devices:
             return []
         wanted = published.publications_of(record.host_config, record.config.get("ExposedPorts") or {})
         try:
@@ -275,7 +294,7 @@ class Networks:
             raise NotFound(f"container {container.id} is not connected to network {network.name}")
         joined = self.memberships.by_container.get(container.id)
         member = joined.members.get(network.name) if joined else None
-        if joined is not None and member is not None and member.network.pool4 is not None:
+        if joined is not None and member is not None and member.network.has_devices:
             await self._link.request(messages.DisconnectNetwork(container.id, network.id, member.endpoint_id))
             self.memberships.leave(joined, network)
             if joined.primary == network.name:
@@ -338,7 +357,7 @@ class Networks:
     async def _tell_names(self, joined: Joined) -> None:
         member = joined.way_out
         names = self.memberships.private_names(joined)
-        if member is not None and member.network.pool4 is not None and names != joined.told:
+        if member is not None and member.network.has_devices and names != joined.told:
             joined.told = names
             await self._tell(joined, member)
 

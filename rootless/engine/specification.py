@@ -23,9 +23,11 @@ def container_spec(
     directory: Path,
     networks: Sequence[GuestNetwork],
     neighbour: Record | None = None,
+    linked: Sequence[str] = (),
 ) -> ContainerSpec:
     """`lower` is where the image is mounted, or what is to be served below the container's own layer; `directory` the
-    container's own on disk. `neighbour` is the container whose network it shares, with /etc/hosts and the like."""
+    container's own on disk. `neighbour` is the container whose network it shares, with /etc/hosts and the like.
+    `linked` are variables about those it is linked to."""
     config, host = record.config, record.host_config
     owner = neighbour or record
     etc_directory = directory.with_name(owner.id) if neighbour else directory
@@ -45,7 +47,7 @@ def container_spec(
         hostname=owner.config["Hostname"],
         domainname=config["Domainname"],
         root=root_spec(lower, directory, bool(host["ReadonlyRootfs"])),
-        process=process_spec(record),
+        process=process_spec(record, linked),
         mounts=(*etc, *volumes),
         network="host" if host_network else f"{CONTAINER}{owner.id}" if neighbour else "private",
         guest_networks=tuple(networks),
@@ -70,12 +72,12 @@ def kind_of(mount: Mapping[str, Any]) -> str:
     return "tmpfs" if mount["Type"] == "tmpfs" else "bind"
 
 
-def process_spec(record: Record) -> ProcessSpec:
+def process_spec(record: Record, linked: Sequence[str]) -> ProcessSpec:
     config, host = record.config, record.host_config
     size = host.get("ConsoleSize") or (0, 0)
     return ProcessSpec(
         args=record.args,
-        environment=environment(config["Env"], bool(config["Tty"]), config["Hostname"]),
+        environment=environment(with_defaults(config["Env"], linked), bool(config["Tty"]), config["Hostname"]),
         cwd=config["WorkingDir"] or "/",
         user=config["User"],
         additional_groups=tuple(str(group) for group in host.get("GroupAdd") or ()),
@@ -87,20 +89,19 @@ def process_spec(record: Record) -> ProcessSpec:
     )
 
 
-def exec_spec(record: Record, body: Mapping[str, Any]) -> ProcessSpec:
+def exec_spec(record: Record, body: Mapping[str, Any], linked: Sequence[str] = ()) -> ProcessSpec:
     """POST /containers/{id}/exec -> the process. Raises InvalidParameter."""
     command = body.get("Cmd")
     if not isinstance(command, list) or not command or not all(isinstance(word, str) for word in command):
         raise InvalidParameter("No exec command specified")
     terminal = bool(body.get("Tty"))
     asked = [str(entry) for entry in body.get("Env") or []]
-    names = {entry.partition("=")[0] for entry in asked}
-    env = [entry for entry in record.config["Env"] if entry.partition("=")[0] not in names]
+    known = with_defaults(record.config["Env"], linked)
     privileged = bool(body.get("Privileged")) or bool(record.host_config["Privileged"])
     size = body.get("ConsoleSize") or (0, 0)
     return ProcessSpec(
         args=tuple(command),
-        environment=environment([*env, *(entry for entry in asked if "=" in entry)], terminal, ""),
+        environment=environment([*_without(known, asked), *(entry for entry in asked if "=" in entry)], terminal, ""),
         cwd=str(body.get("WorkingDir") or record.config["WorkingDir"] or "/"),
         user=str(body.get("User") or record.config["User"]),
         additional_groups=tuple(str(group) for group in record.host_config.get("GroupAdd") or ()),
@@ -110,6 +111,16 @@ def exec_spec(record: Record, body: Mapping[str, Any]) -> ProcessSpec:
         capabilities=_capabilities(record.host_config, privileged),
         no_new_privileges=_no_new_privileges(record.host_config),
     )
+
+
+def with_defaults(entries: Sequence[str], defaults: Sequence[str]) -> list[str]:
+    """Variables, and those of `defaults` that are not among them."""
+    return [*_without(defaults, entries), *entries]
+
+
+def _without(entries: Sequence[str], others: Sequence[str]) -> list[str]:
+    names = {entry.partition("=")[0] for entry in others}
+    return [entry for entry in entries if entry.partition("=")[0] not in names]
 
 
 def environment(entries: Sequence[str], terminal: bool, hostname: str) -> tuple[str, ...]:

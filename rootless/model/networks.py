@@ -28,8 +28,8 @@ _FREE_SUBNETS = (
 
 @dataclass(frozen=True)
 class Network:
-    """`pool4` is None for `host` and `none`, `pool6` without IPv6. `configured`: the user has chosen the subnets, so
-    containers may choose their addresses."""
+    """`pool4` is None without IPv4, `pool6` without IPv6, both for `host` and `none`. `configured`: the user
+    has chosen the subnets, so containers may choose their addresses."""
 
     id: str
     name: str
@@ -55,6 +55,16 @@ class Network:
         return int(self.options.get(MTU_OPTION, 0))
 
     @property
+    def has_devices(self) -> bool:
+        """Whether containers get a device on it, whose packets a process of its own takes."""
+        return bool(self.pools)
+
+    @property
+    def gateway(self) -> str:
+        """Its router and name server; "" without devices."""
+        return self.pools[0].gateway if self.pools else ""
+
+    @property
     def pools(self) -> tuple[Pool, ...]:
         return tuple(pool for pool in (self.pool4, self.pool6) if pool is not None)
 
@@ -75,7 +85,7 @@ class Network:
             "Created": self.created,
             "Scope": "local",
             "Driver": self.driver,
-            "EnableIPv4": True,
+            "EnableIPv4": self.pool4 is not None or self.pool6 is None,
             "EnableIPv6": self.pool6 is not None,
             "IPAM": {
                 "Driver": "default",
@@ -129,7 +139,12 @@ def network_of(
     wants6 = bool(body.get("EnableIPv6"))
     if by_version[6] and not wants6:
         raise InvalidParameter(f"IPv6 subnet {by_version[6][0].subnet} given, but IPv6 is not enabled: use --ipv6")
-    pool4 = by_version[4][0] if by_version[4] else _free_pool([*taken, *occupied])
+    wants4 = body.get("EnableIPv4") is not False
+    if by_version[4] and not wants4:
+        raise InvalidParameter(f"IPv4 subnet {by_version[4][0].subnet} given, but IPv4 is not enabled")
+    if not wants4 and not wants6:
+        raise InvalidParameter("IPv4 or IPv6 must be enabled")
+    pool4 = by_version[4][0] if by_version[4] else _free_pool([*taken, *occupied]) if wants4 else None
     pool6 = by_version[6][0] if by_version[6] else pool_of({"Subnet": private6}) if wants6 else None
     return Network(
         network_id,
@@ -169,8 +184,6 @@ def _check_kind(body: Mapping[str, Any], driver: str) -> None:
     for name in ("Ingress", "ConfigOnly"):
         if body.get(name):
             raise InvalidParameter(f"{name} networks belong to a swarm, and are not supported")
-    if body.get("EnableIPv4") is False:
-        raise InvalidParameter("a network without IPv4 is not supported")
 
 
 def _check_options(options: Mapping[str, str]) -> None:

@@ -20,8 +20,8 @@ class Leases:
     """Of one network. `resolver4`, `resolver6` are where guests ask for names, b"" for nowhere."""
 
     def __init__(self, config: NetworkConfig, server_mac: bytes, resolver4: bytes, resolver6: bytes) -> None:
-        subnet = ipaddress.IPv4Network(config.subnet4)
-        self._server = ipaddress.IPv4Address(config.gateway4).packed
+        subnet = ipaddress.IPv4Network(config.subnet4 or "0.0.0.0/0")  # without IPv4 nobody has an address to lease
+        self._server = ipaddress.IPv4Address(config.gateway4 or 0).packed
         self._resolver6 = resolver6
         self._duid = struct.pack("!HH", 3, 1) + server_mac  # DUID-LL, RFC 8415 11.4
         self._options = {

@@ -151,10 +151,17 @@ def test_networks_survive_the_engine(rootless: Installation, net: str) -> None:
 
 
 def test_links_and_extra_hosts(rootless: Installation, net: str) -> None:
-    rootless("run", "-d", "--name", f"{net}-a", *SLEEP)
+    rootless("run", "-d", "--name", f"{net}-a", "--expose", "80", "-e", "COLOUR=red", *SLEEP)
     run = ("run", "--rm", "--link", f"{net}-a:db", "--add-host", "x:1.2.3.4", "busybox")
-    text = rootless.out(*run, "sh", "-c", "ping -c1 -w5 db && cat /etc/hosts")
+    text = rootless.out(*run, "sh", "-c", "ping -c1 -w5 db && cat /etc/hosts && env")
     assert "1.2.3.4\tx" in text
+    address = rootless.out("inspect", "-f", "{{.NetworkSettings.IPAddress}}", f"{net}-a")
+    for line in (f"DB_PORT=tcp://{address}:80", "DB_PORT_80_TCP_PORT=80", "DB_ENV_COLOUR=red"):
+        assert f"\n{line}\n" in text
+    rootless("run", "-d", "--name", f"{net}-c", "--link", f"{net}-a:my-db", "-e", "MY_DB_NAME=own", *SLEEP)
+    text = rootless.out("exec", f"{net}-c", "env")
+    assert f"MY_DB_PORT_80_TCP=tcp://{address}:80" in text
+    assert "MY_DB_NAME=own" in text
     rootless("stop", "-t", "0", f"{net}-a")
     assert "Cannot link to a non running container" in rootless(*run, "true", check=None).stderr.decode()
 
@@ -280,6 +287,25 @@ def test_ipv6(rootless: Installation, net: str) -> None:
     with socket.create_connection(("::1", 28200), 10) as client:
         assert echoed(client, b"over ipv6") == b"over ipv6"
     assert "fd00:a5::77/64" in rootless.out("network", "inspect", net)
+
+
+def test_without_ipv4(rootless: Installation, net: str) -> None:
+    rootless("network", "create", "--ipv4=false", "--ipv6", net)
+    rootless("run", "-d", "--name", f"{net}-a", "--network", net, "-p", "28210:80", *SLEEP)
+    rootless("exec", "-d", f"{net}-a", "nc", "-ll", "-p", "80", "-e", "cat")
+    script = f"ping -6 -c1 -w5 {net}-a && nslookup -type=AAAA {net}-a && ip -4 -o addr"
+    said = rootless.out("run", "--rm", "--network", net, "busybox", "sh", "-c", script)
+    assert "eth0" not in said
+    for host in ("::1", "127.0.0.1"):  # the client's version of IP is the host's affair
+        with socket.create_connection((host, 28210), 10) as client:
+            assert echoed(client, b"over ipv6") == b"over ipv6"
+    shown = json.loads(rootless.out("network", "inspect", net))[0]
+    assert (shown["EnableIPv4"], shown["EnableIPv6"], len(shown["IPAM"]["Config"])) == (False, True, 1)
+    rootless("network", "create", f"{net}-2")
+    rootless("network", "connect", f"{net}-2", f"{net}-a")
+    rootless("network", "disconnect", net, f"{net}-a")
+    assert "127.0.0.1" in inside(rootless, f"{net}-a", "ip -4 addr")
+    assert "dev eth1" in inside(rootless, f"{net}-a", "ip -4 route")
 
 
 def test_a_capture_of_what_passes(rootless: Installation, net: str) -> None:

@@ -12,6 +12,7 @@ from rootless.model import ports
 from rootless.model.addresses import Addresses, Pool, pool_of
 from rootless.model.endpoints import endpoints_of, links_of
 from rootless.model.errors import Conflict, Forbidden, InvalidParameter, NotFound, RootlessError
+from rootless.model.links import link_environment
 from rootless.model.networks import Network, network_of
 
 BRIDGE = Network("b" * 64, "bridge", "", pool4=Pool("172.17.0.0/16", "172.17.0.1"))
@@ -78,7 +79,14 @@ def test_subnets_are_kept_as_they_were_asked_for() -> None:
         ({"IPAM": ipam({"Subnet": "10.6.0.0/24", "Gateway": "10.7.0.1"})}, InvalidParameter, "not in the subnet"),
         ({"IPAM": ipam({"Subnet": "10.6.0.0/24", "IPRange": "10.7.0.0/25"})}, InvalidParameter, "within 10.6.0.0/24"),
         ({"IPAM": ipam({"Subnet": "fd00::/64"})}, InvalidParameter, "IPv6 is not enabled"),
+        ({"EnableIPv4": False}, InvalidParameter, "IPv4 or IPv6 must be enabled"),
+        (
+            {"EnableIPv4": False, "EnableIPv6": True, "IPAM": ipam({"Subnet": "10.6.0.0/24"})},
+            InvalidParameter,
+            "IPv4 is not enabled",
+        ),
         ({"IPAM": {"Driver": "x"}}, NotFound, "IPAM driver"),
+        ({"Options": {"fast": "very"}}, InvalidParameter, "neither true nor false"),
         ({"IPAM": "x"}, InvalidParameter, "IPAM must be"),
         ({"Labels": {"a": 1}}, InvalidParameter, "Labels must be"),
         ({"Options": {"com.docker.network.driver.mtu": "70000"}}, InvalidParameter, "576 to 65520"),
@@ -120,7 +128,10 @@ _settings = st.dictionaries(
 
 
 @given(
-    st.dictionaries(st.sampled_from(["Driver", "Scope", "EnableIPv6", "Options", "Labels", "Internal"]), _values), _ipam
+    st.dictionaries(
+        st.sampled_from(["Driver", "Scope", "EnableIPv4", "EnableIPv6", "Options", "Labels", "Internal"]), _values
+    ),
+    _ipam,
 )
 def test_any_request_for_a_network_is_answered_or_refused(more: dict[str, Any], config: dict[str, Any]) -> None:
     try:
@@ -221,3 +232,29 @@ def test_a_range_of_ports_of_the_host() -> None:
     for wrong in ("8010-8000", "1-70000", "x", "-5"):
         with pytest.raises(InvalidParameter, match="invalid port"):
             ports.publications({"80/tcp": [{"HostPort": wrong}]})
+
+
+def test_the_environment_of_a_link() -> None:
+    exposed = ["5433/tcp", "5432/tcp", "53/udp"]
+    found = link_environment("web", "my-db", "172.17.0.5", exposed, ["PATH=/bin", "HOME=/", "MODE=a=b", "BARE"])
+    assert found == (
+        "MY_DB_PORT=tcp://172.17.0.5:5432",
+        "MY_DB_PORT_5432_TCP_START=tcp://172.17.0.5:5432",
+        "MY_DB_PORT_5432_TCP_ADDR=172.17.0.5",
+        "MY_DB_PORT_5432_TCP_PROTO=tcp",
+        "MY_DB_PORT_5432_TCP_PORT_START=5432",
+        "MY_DB_PORT_5432_TCP_PORT_END=5433",
+        "MY_DB_PORT_5432_TCP=tcp://172.17.0.5:5432",
+        "MY_DB_PORT_5432_TCP_PORT=5432",
+        "MY_DB_PORT_5433_TCP=tcp://172.17.0.5:5433",
+        "MY_DB_PORT_5433_TCP_ADDR=172.17.0.5",
+        "MY_DB_PORT_5433_TCP_PORT=5433",
+        "MY_DB_PORT_5433_TCP_PROTO=tcp",
+        "MY_DB_PORT_53_UDP=udp://172.17.0.5:53",
+        "MY_DB_PORT_53_UDP_ADDR=172.17.0.5",
+        "MY_DB_PORT_53_UDP_PORT=53",
+        "MY_DB_PORT_53_UDP_PROTO=udp",
+        "MY_DB_NAME=/web/my-db",
+        "MY_DB_ENV_MODE=a=b",
+    )
+    assert link_environment("web", "db", "172.17.0.5", [], []) == ("DB_NAME=/web/db",)
