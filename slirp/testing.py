@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from slirp.host.buffers import SIZE
-from slirp.stack.tcp_flow import HostReset
+from slirp.stack.sides import HostReset
 from slirp.wire import virtio
 from slirp.wire.checksum import checksum, fold, pseudo_sum
 from slirp.wire.tcp import Segment

@@ -19,10 +19,12 @@ probe, handshake, lingering. Pure: time, initial sequence number and both sides 
 from __future__ import annotations
 
 from collections import deque
-from typing import Protocol
 
 from slirp.stack.reassembly import OutOfOrder
+from slirp.stack.scoreboard import Scoreboard
 from slirp.stack.sequence import MASK, distance
+from slirp.stack.sides import Buffers, Guest, Host, HostReset
+from slirp.stack.timeout import Timeout
 from slirp.wire import tcp
 from slirp.wire.tcp import ACK, FIN, PSH, RST, SYN, Options, Segment
 
@@ -30,64 +32,9 @@ CONNECTING, SYN_RECEIVED, SYN_SENT, OPEN, LINGERING, CLOSED = range(6)
 WINDOW_SHIFT = 6
 RECEIVE_WINDOW = 2 << 20  # bytes of the guest's that we hold when the host's socket takes no more
 SEND_LIMIT = 4 << 20  # bytes to the guest that may be unacknowledged, whatever window it offers
-MIN_RTO, MAX_RTO, FIRST_RTO = 0.1, 60.0, 1.0  # seconds; RFC 6298, but for the minimum: the guest is near
 MAX_RETRIES = 12
 LINGER_SECONDS = 2.0
-MAX_BLOCKS = 64  # of what the guest has out of turn that are remembered
 SMALL_BYTES = 4096  # pieces up to this size are copied, so that they do not hold a large buffer
-
-
-class HostReset(Exception):
-    """The host's socket has failed; the guest gets a RST."""
-
-
-class Host(Protocol):
-    """The host's socket."""
-
-    def read_into(self, view: memoryview) -> int | None:
-        """Bytes read, 0 at the end, None where there is nothing now. Raises HostReset."""
-
-    def write(self, data: bytes | memoryview) -> int:
-        """Bytes taken, 0 where it takes none now. Raises HostReset."""
-
-    def finish(self) -> None:
-        """No more from the guest: shutdown(SHUT_WR)."""
-
-    def close(self, reset: bool) -> None:
-        """Give the socket up; with `reset` its peer sees a RST."""
-
-    def want(self, read: bool, write: bool) -> None:
-        """Which readiness to report."""
-
-
-class Guest(Protocol):
-    """The way to the guest."""
-
-    def transmit(
-        self,
-        flags: int,
-        sequence: int,
-        acknowledgment: int,
-        window: int,
-        options: bytes,
-        payload: bytes | memoryview,
-        mss: int,
-    ) -> None:
-        """Send a segment, of any size up to Buffers.SIZE; it may be lost."""
-
-
-class Buffers(Protocol):
-    """Where memory for data to guests comes from."""
-
-    def take(self) -> memoryview | None:
-        """A large buffer, or None where the limit is reached."""
-
-    def give(self, buffer: memoryview) -> None: ...
-
-    def hold(self, count: int) -> bool:
-        """Whether `count` bytes more may be kept elsewhere; until `release`."""
-
-    def release(self, count: int) -> None: ...
 
 
 class _Chunk:
@@ -126,13 +73,11 @@ class Flow:
         "_recover",
         "_resent_before",
         "_retries",
-        "_rto",
-        "_rttvar",
         "_sacked",
         "_selective",
         "_shift_in",
         "_shift_out",
-        "_srtt",
+        "_timeout",
         "_timer",
         "_unanswered_bytes",
         "_window_edge",
@@ -163,8 +108,8 @@ class Flow:
         self._recover: int | None = None
         self._resent_before, self._later_acks = 0, 0  # `send_next` when a piece was last sent again, and acks since
         self._selective = False  # whether both sides speak of what has come out of turn
-        self._sacked: list[tuple[int, int]] = []  # what the guest has said it has, beyond `unacknowledged`
-        self._srtt, self._rttvar, self._rto = 0.0, 0.0, FIRST_RTO
+        self._sacked = Scoreboard()  # what the guest has said it has, beyond `unacknowledged`
+        self._timeout = Timeout()
         self._retries = 0
         self._timer = float("inf")
         self.host_ended = False  # the host's socket has ended: a FIN follows the data
@@ -226,7 +171,7 @@ class Flow:
         window = min(RECEIVE_WINDOW, 0xFFFF)
         self._window_edge = (self.receive_next + window) & MASK
         self._guest.transmit(flags, self.unacknowledged, acknowledgment, window, options, b"", self._mss)
-        self._timer = now + self._rto
+        self._timer = now + self._timeout.seconds
 
     # ------------------------------------------------------------------------------------------------ from the guest
     def segment(self, segment: Segment, now: float) -> None:
@@ -284,9 +229,10 @@ class Flow:
     def _opened(self, now: float) -> None:
         self.state = OPEN
         if self._retries:
-            self._retries, self._rto = 0, FIRST_RTO
+            self._retries = 0
+            self._timeout.restore()
         else:
-            self._measure(now - (self._timer - self._rto))  # since our SYN
+            self._timeout.measured(now - (self._timer - self._timeout.seconds))  # since our SYN
         self._timer = float("inf")
         self._host.want(True, False)
 
@@ -321,7 +267,7 @@ class Flow:
             return True
         window = segment.window << self._shift_out
         if self._selective and segment.options:
-            self._take_blocks(segment.options)
+            self._sacked.add(tcp.parse_blocks(segment.options), self.unacknowledged, outstanding)
         if ahead > 0:
             self._advance(segment.acknowledgment, now)
         elif (
@@ -335,46 +281,21 @@ class Flow:
                 if self._dup_acks >= 3:
                     self._recover = self.send_next
                     self._retransmit(now)
-            elif self._sacked and distance(self._sacked[-1][1], self._resent_before) > 0:
+            elif self._sacked.has_beyond(self._resent_before):
                 # what was sent after the piece that was sent again is there, and that piece is not
                 self._later_acks += 1
                 if self._later_acks >= 3:
                     self._retransmit(now)
         self.send_window = window
         if not outstanding - ahead:
-            self._timer = now + self._rto if not window else float("inf")
+            self._timer = now + self._timeout.seconds if not window else float("inf")
         return True
-
-    def _take_blocks(self, options: bytes) -> None:
-        """Kept apart and in order; no block is believed that is not of what has been sent."""
-        una, sent = self.unacknowledged, distance(self.send_next, self.unacknowledged)
-        told = [(distance(first, una), distance(after, una)) for first, after in tcp.parse_blocks(options)]
-        fresh = [(first, after) for first, after in told if 0 < first < after <= sent]
-        if not fresh:
-            return
-        merged: list[tuple[int, int]] = []
-        known = [(distance(first, una), distance(after, una)) for first, after in self._sacked]
-        for first, after in sorted(fresh + [block for block in known if block[0] > 0]):
-            if merged and first <= merged[-1][1]:
-                merged[-1] = merged[-1][0], max(after, merged[-1][1])
-            else:
-                merged.append((first, after))
-        self._sacked = [((una + first) & MASK, (una + after) & MASK) for first, after in merged[:MAX_BLOCKS]]
-
-    def _hole_bytes(self) -> int:
-        """How much is missing at `unacknowledged`, as far as the guest has told."""
-        while self._sacked:
-            ahead = distance(self._sacked[0][0], self.unacknowledged)
-            if ahead > 0:
-                return ahead
-            self._sacked.pop(0)
-        return SEND_LIMIT
 
     def _advance(self, acknowledgment: int, now: float) -> None:
         """Data of ours has arrived."""
         self.unacknowledged = acknowledgment
-        if self._retries:  # the path works again: its time-out is what it was before it was doubled
-            self._rto = min(MAX_RTO, max(MIN_RTO, self._srtt + 4 * self._rttvar)) if self._srtt else FIRST_RTO
+        if self._retries:
+            self._timeout.restore()
         self._dup_acks = self._retries = 0
         chunks = self._chunks
         sent_at = -1.0
@@ -384,28 +305,19 @@ class Flow:
             # no sample of what was sent twice (Karn), nor of what had to wait for that
             sent_at = -1.0 if chunk.again or self._recover is not None else chunk.sent_at
         if sent_at >= 0:
-            self._measure(now - sent_at)
+            self._timeout.measured(now - sent_at)
         if self._recover is not None:
             if distance(acknowledgment, self._recover) >= 0:
                 self._recover = None
             else:
                 self._retransmit(now)  # a further hole (RFC 6582)
-        self._timer = now + self._rto
+        self._timer = now + self._timeout.seconds
 
     def _let_go(self, chunk: _Chunk) -> None:
         if chunk.buffer is not None:
             self._buffers.give(chunk.buffer)
         else:
             self._buffers.release(chunk.length)
-
-    def _measure(self, seconds: float) -> None:
-        """RFC 6298 2."""
-        if self._srtt == 0.0:
-            self._srtt, self._rttvar = seconds, seconds / 2
-        else:
-            self._rttvar += (abs(self._srtt - seconds) - self._rttvar) / 4
-            self._srtt += (seconds - self._srtt) / 8
-        self._rto = min(MAX_RTO, max(MIN_RTO, self._srtt + 4 * self._rttvar))
 
     def _data(self, sequence: int, payload: memoryview, fin: bool) -> None:
         """Payload and end, in or out of turn."""
@@ -504,7 +416,9 @@ class Flow:
         if buffer is None:
             self._blocked = True
             if not in_flight:
-                self._timer = min(self._timer, now + self._rto)  # probe a closed window; memory may be free again
+                self._timer = min(
+                    self._timer, now + self._timeout.seconds
+                )  # probe a closed window; memory may be free again
             self._host.want(False, bool(self._pending))
             return
         try:
@@ -529,7 +443,7 @@ class Flow:
         sequence = self.send_next
         self.send_next = (sequence + count) & MASK
         if not in_flight:
-            self._timer = now + self._rto
+            self._timer = now + self._timeout.seconds
         self._send(ACK | PSH, sequence, data)
         self._blocked = room <= count
         self._host.want(room > count, bool(self._pending))
@@ -538,7 +452,7 @@ class Flow:
         self.host_ended = True
         self._fin_at = self.send_next
         self.send_next = (self.send_next + 1) & MASK
-        self._timer = now + self._rto
+        self._timer = now + self._timeout.seconds
         self._host.want(False, bool(self._pending))
         self._send(FIN | ACK, self._fin_at, b"")
 
@@ -597,7 +511,7 @@ class Flow:
         if self._retries > MAX_RETRIES:
             self.abort()
             return
-        self._rto = min(MAX_RTO, self._rto * 2)
+        self._timeout.back_off()
         if self.state == SYN_RECEIVED:
             self._send_syn(SYN | ACK, now)
         elif self.state == SYN_SENT:
@@ -605,7 +519,7 @@ class Flow:
         elif self.state == OPEN:
             if self.send_next != self.unacknowledged:
                 self._recover = self.send_next
-                self._sacked.clear()  # it may have been taken back (RFC 2018 8)
+                self._sacked.clear()
                 self._retransmit(now)
             elif not self.send_window:
                 self._retries = min(self._retries, MAX_RETRIES - 1)  # a guest may keep its window shut for ever
@@ -615,7 +529,7 @@ class Flow:
                 self._retries = 0
                 self.fill(now)
                 return
-            self._timer = now + self._rto
+            self._timer = now + self._timeout.seconds
 
     def _retransmit(self, now: float) -> None:
         """The first piece that is not acknowledged, no more of it than the guest's window."""
@@ -624,7 +538,7 @@ class Flow:
             chunk = self._chunks[0]
             chunk.again = True
             done = max(0, distance(self.unacknowledged, chunk.sequence))
-            limit = min(max(self.send_window, self._mss), self._hole_bytes())
+            limit = min(max(self.send_window, self._mss), self._sacked.hole_bytes(self.unacknowledged, SEND_LIMIT))
             self._send(ACK | PSH, (chunk.sequence + done) & MASK, chunk.data[done : done + limit])
         elif self.host_ended:
             self._send(FIN | ACK, self._fin_at, b"")

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from slirp.stack import tcp_flow
 from slirp.stack.tcp_flow import Flow
+from slirp.stack.timeout import FIRST_RTO
 from slirp.testing import Faults, FaultyLink, MemoryHost, PlainBuffers
 from slirp.wire import tcp
 from slirp.wire.tcp import ACK, FIN, PSH, RST, SYN, Options, Segment
@@ -311,5 +312,5 @@ def test_the_time_out_is_short_again_once_the_guest_answers() -> None:
     hand.host.data = rest
     hand.flow.host_readable(now)
     hand.sent.clear()
-    hand.flow.tick(now + 2 * tcp_flow.FIRST_RTO)
+    hand.flow.tick(now + 2 * FIRST_RTO)
     assert [(sequence, payload) for _, sequence, _, payload in hand.sent] == [(5101, rest)]

@@ -1,0 +1,236 @@
+"""One TCP connection: a flow, the host's socket on one side of it and frames to the guest on the other.
+
+What the flow does is decided in `stack.tcp_flow`; which connections there are is `tcp`'s affair, which makes them."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import secrets
+import socket
+import struct
+import time
+from typing import Protocol
+
+from slirp.host.endpoint import Endpoint
+from slirp.host.poller import ERROR, FAILED, READ, WRITE, Poller
+from slirp.stack import tcp_flow
+from slirp.stack.sides import HostReset
+from slirp.stack.tcp_flow import Flow
+from slirp.wire import icmp, tcp, virtio
+from slirp.wire.checksum import fold, ones_sum
+from slirp.wire.ip import TCP, TTL, Packet
+
+RESET_LINGER = struct.pack("ii", 1, 0)
+_SECRET = secrets.token_bytes(16)  # of the launcher that forks us: every network of a user has the same
+_HEADERS4 = struct.Struct("!BBHHHBBH4s4sHHIIBBHHH")  # of IPv4 and TCP without options
+_HEADERS6 = struct.Struct("!IHBB16s16sHHIIBBHHH")
+_TCP_START4, _TCP_START6 = 14 + 20, 14 + 40
+_CHECKSUM_OFFSET = 16
+_UNREACHABLE = {  # what connect(2) says -> what a router would have said (RFC 792, RFC 1812 5.2.7.1)
+    errno.ENETUNREACH: icmp.NET_UNREACHABLE,
+    errno.EHOSTUNREACH: icmp.HOST_UNREACHABLE,
+    errno.ETIMEDOUT: icmp.HOST_UNREACHABLE,
+    errno.EACCES: icmp.ADMINISTRATIVELY_PROHIBITED,
+    errno.EPERM: icmp.ADMINISTRATIVELY_PROHIBITED,
+}
+
+
+class Owner(Protocol):
+    """Who has all connections of a network."""
+
+    poller: Poller
+
+    def touched(self, connection: Connection) -> None:
+        """Something has happened to this one."""
+
+
+class Connection:
+    """Both sides of a flow: the socket and the way to the guest. Implements `sides.Host` and `sides.Guest`."""
+
+    __slots__ = (
+        "_address_sum",
+        "_connections",
+        "_events",
+        "_mss",
+        "_plain",
+        "_segmented",
+        "_socket",
+        "_watched",
+        "endpoint",
+        "flow",
+        "guest",
+        "guest_port",
+        "key",
+        "remote",
+        "remote_port",
+    )
+
+    def __init__(
+        self,
+        connections: Owner,
+        endpoint: Endpoint,
+        key: bytes,
+        remote: bytes,
+        remote_port: int,
+        guest: bytes,
+        guest_port: int,
+        sock: socket.socket,
+        now: float,
+    ) -> None:
+        self._connections = connections
+        self._socket: socket.socket | None = sock
+        self._events = 0
+        self._watched = False  # not before connect(2): an unconnected socket is always ready
+        self.endpoint, self.key = endpoint, key
+        self.remote, self.remote_port, self.guest, self.guest_port = remote, remote_port, guest, guest_port
+        self._address_sum = ones_sum(remote + guest)
+        self._mss = 0
+        self._plain, self._segmented = self._heads(0xFFFF)
+        overhead = _HEADERS4.size if len(guest) == 4 else _HEADERS6.size
+        self.flow = Flow(self, self, endpoint.buffers, endpoint.mtu - overhead, _first_sequence(key, now), now)
+
+    def _heads(self, mss: int) -> tuple[bytes, bytes]:
+        """What stands before the IP header of a segment that fits into one packet, and of one to be cut into several:
+        virtio and Ethernet headers."""
+        if len(self.guest) == 4:
+            start, kind, head = _TCP_START4, virtio.GSO_TCPV4, self.endpoint.head4
+        else:
+            start, kind, head = _TCP_START6, virtio.GSO_TCPV6, self.endpoint.head6
+        rest = head[virtio.HEADER_BYTES :]
+        plain = virtio.partial(start, _CHECKSUM_OFFSET)
+        return plain + rest, virtio.segmented(kind, start + tcp.HEADER_BYTES, mss, start, _CHECKSUM_OFFSET) + rest
+
+    # ------------------------------------------------------------------------------------------------ the guest's side
+    def transmit(
+        self,
+        flags: int,
+        sequence: int,
+        acknowledgment: int,
+        window: int,
+        options: bytes,
+        payload: bytes | memoryview,
+        mss: int,
+    ) -> None:
+        length = len(payload)
+        tcp_bytes = 20 + len(options) + length
+        # the checksum field holds the pseudo header's sum alone: the device's offload does the rest
+        partial = fold(self._address_sum + TCP + tcp_bytes)
+        offset = (20 + len(options)) << 2
+        ports = self.remote_port, self.guest_port
+        numbers = sequence, acknowledgment, offset, flags, window, partial, 0
+        if len(self.guest) == 4:
+            total = 20 + tcp_bytes
+            # RFC 1071: the header's sum from its parts; 0x4500 version and length, 0x4000 DF, 0x4006 TTL and protocol
+            header_sum = ~fold(self._address_sum + 0x4500 + total + 0x4000 + 0x4006) & 0xFFFF
+            headers = _HEADERS4.pack(
+                0x45, 0, total, 0, 0x4000, TTL, TCP, header_sum, self.remote, self.guest, *ports, *numbers
+            )
+        else:
+            headers = _HEADERS6.pack(6 << 28, tcp_bytes, TCP, TTL, self.remote, self.guest, *ports, *numbers)
+        if length > mss:
+            if mss != self._mss:
+                self._mss = mss
+                self._plain, self._segmented = self._heads(mss)
+            head = self._segmented + headers
+        else:
+            head = self._plain + headers
+        if options:
+            head += options
+        try:
+            if length:
+                self.endpoint.writev((head, payload))
+                if length <= tcp_flow.SMALL_BYTES:
+                    self._connections.poller.answer_expected = True
+            else:
+                self.endpoint.writev((head,))
+        except OSError:
+            return  # lost; it is sent again
+
+    # ------------------------------------------------------------------------------------------------ the host's side
+    def read_into(self, view: memoryview) -> int | None:
+        try:
+            return self._socket.recv_into(view)  # type: ignore[union-attr]
+        except BlockingIOError:
+            return None
+        except (OSError, AttributeError) as error:
+            raise HostReset(str(error)) from error
+
+    def write(self, data: bytes | memoryview) -> int:
+        try:
+            return self._socket.send(data)  # type: ignore[union-attr]
+        except BlockingIOError:
+            return 0
+        except (OSError, AttributeError) as error:
+            raise HostReset(str(error)) from error
+
+    def finish(self) -> None:
+        if self._socket is not None:
+            try:
+                self._socket.shutdown(socket.SHUT_WR)
+            except OSError:
+                return  # it has failed: reading will say so
+
+    def close(self, reset: bool) -> None:
+        if self._socket is None:
+            return
+        if reset:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_LINGER)
+        self._unwatch()
+        self._socket.close()
+        self._socket = None
+
+    def want(self, read: bool, write: bool) -> None:
+        events = (READ if read else 0) | (WRITE if write else 0)
+        if events != self._events:
+            self._events = events
+            if self._watched and self._socket is not None:
+                self._connections.poller.change(self._socket.fileno(), events)
+
+    def watch(self) -> None:
+        if self._socket is not None:
+            self._watched = True
+            self._connections.poller.add(self._socket.fileno(), self._events, self.ready)
+
+    def _unwatch(self) -> None:
+        if self._watched and self._socket is not None:
+            self._watched = False
+            self._connections.poller.remove(self._socket.fileno())
+
+    def refused(self, number: int) -> None:
+        """connect(2) has failed with this errno."""
+        code = _UNREACHABLE.get(number)
+        if code is None:
+            self.flow.host_refused()
+            return
+        sequence = (self.flow.receive_next - 1) & 0xFFFFFFFF  # of the guest's SYN, by which it knows it again
+        syn = tcp.emit_header(self.guest_port, self.remote_port, sequence, 0, tcp.SYN, 0)
+        self.flow.host_unreachable()
+        self.endpoint.send_unreachable(code, Packet(self.guest, self.remote, TCP, TTL, 0, 0, memoryview(syn)))
+
+    def ready(self, events: int) -> None:
+        """The socket's turn."""
+        now = time.monotonic()
+        flow = self.flow
+        if flow.state == tcp_flow.CONNECTING:
+            failure = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) if self._socket else errno.EPIPE
+            if failure:
+                self.refused(failure)
+            elif events & WRITE:
+                flow.host_connected(now)
+        else:
+            if events & WRITE:
+                flow.host_writable(now)
+            if events & READ or (events & FAILED and not flow.host_ended):
+                flow.host_readable(now)
+            elif events & ERROR:
+                flow.abort()
+            elif events & FAILED:  # both ways have ended, which would be reported for ever; the guest may not know yet
+                self._unwatch()
+        self._connections.touched(self)
+
+
+def _first_sequence(key: bytes, now: float) -> int:
+    """RFC 6528: ever higher on the same addresses and ports, so that a guest in TIME_WAIT takes the new connection."""
+    offset = hashlib.blake2b(key, digest_size=4, key=_SECRET).digest()
+    return (int(now * 250_000) + int.from_bytes(offset, "big")) & 0xFFFFFFFF  # a step each 4 microseconds
