@@ -1,19 +1,17 @@
 """A directory of this machine as a layer below: its own files, or what an engine has unpacked in overlayfs' format.
 
-A place is a path, its number the order in which paths were first seen; the list is kept in a memory file that outlives
-this process, so that the next server knows the numbers the kernel has. Whiteouts and opaque directories are taken in
+A place is a path's number (`numbered_paths`). Whiteouts and opaque directories are taken in
 every form in which they are found: devices 0/0, xattrs of overlayfs and of fuse-overlayfs, `.wh.` names."""
 
 from __future__ import annotations
 
 import collections
-import ctypes
 import errno
 import os
 import stat
-import struct
 from collections.abc import Iterable, Sequence
 
+from fuse_overlay.numbered_paths import NumberedPaths
 from fuse_overlay.union import marks
 from fuse_overlay.union.merge import WHITED_OUT
 from fuse_overlay.wire import structs as w
@@ -21,11 +19,6 @@ from fuse_overlay.wire import structs as w
 OPEN_DIRECTORIES = 256
 OPEN_FILES = 256
 INODE_SHIFT = 33
-_LENGTH = struct.Struct("<I")
-_SESSION = struct.Struct("<Q")
-_OPENAT2 = 437  # the same on every architecture
-_RESOLVE_NO_MAGICLINKS, _RESOLVE_NO_SYMLINKS, _RESOLVE_BENEATH = 0x02, 0x04, 0x08  # include/uapi/linux/openat2.h
-_libc = ctypes.PyDLL(None, use_errno=True)
 _HIDDEN_ROOT, _HIDDEN_STICKY = 0o40755, 0o41777
 _OPAQUE_NAMES = (marks.OPAQUE, b"user.fuseoverlayfs.opaque", b"trusted.overlay.opaque")
 
@@ -50,69 +43,19 @@ class DirectoryLower:
     ) -> None:
         self.number = number
         self.valid_seconds = valid_seconds
-        self.session = 0
-        self._root = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._paths = NumberedPaths(path, journal_fd if journal_fd >= 0 else os.memfd_create("journal", os.MFD_CLOEXEC))
+        self.session = self._paths.session
+        self._root = self._paths.root
         self._devices = devices
         top = os.fstat(self._root)
         self.identity = (top.st_dev << 40 ^ top.st_ino) & (1 << 64) - 1
         self._excluded = {os.fsencode(name) for name in exclude}
         self._squash = squash
         self._plain = plain
-        self._journal = journal_fd if journal_fd >= 0 else os.memfd_create("journal", os.MFD_CLOEXEC)
-        self._paths: list[bytes] = [b""]
-        self._numbers: dict[bytes, int] = {b"": 0}
         self._directories: collections.OrderedDict[bytes, int] = collections.OrderedDict()
         self._files: collections.OrderedDict[int, int] = collections.OrderedDict()
-        self._read_journal()
 
     # ------------------------------------------------------------------------------------------------ places
-    def _read_journal(self) -> None:
-        """The session's number and the paths of a server before us; a record that was cut off is dropped."""
-        data = os.pread(self._journal, os.fstat(self._journal).st_size, 0)
-        if len(data) < _SESSION.size:
-            data = os.urandom(_SESSION.size)
-            os.pwrite(self._journal, data, 0)
-        (self.session,) = _SESSION.unpack_from(data)
-        position = _SESSION.size
-        while position + _LENGTH.size <= len(data):
-            (length,) = _LENGTH.unpack_from(data, position)
-            end = position + _LENGTH.size + length
-            if end > len(data):
-                break
-            path = data[position + _LENGTH.size : end]
-            self._numbers[path] = len(self._paths)
-            self._paths.append(path)
-            position = end
-        os.ftruncate(self._journal, position)
-        os.lseek(self._journal, position, os.SEEK_SET)
-
-    def _place(self, path: bytes) -> int:
-        number = self._numbers.get(path)
-        if number is None:
-            os.write(self._journal, _LENGTH.pack(len(path)) + path)  # before the kernel hears of it
-            number = self._numbers[path] = len(self._paths)
-            self._paths.append(path)
-        return number
-
-    def _path(self, place: int) -> bytes:
-        try:
-            return self._paths[place]
-        except IndexError:
-            raise OSError(errno.ESTALE, "unknown node") from None
-
-    def _open(self, path: bytes, flags: int) -> int:
-        """No link is followed, nothing outside of the root is reached. Raises OSError."""
-        how = struct.pack(
-            "=QQQ",
-            flags | os.O_CLOEXEC | os.O_NOFOLLOW,
-            0,
-            _RESOLVE_BENEATH | _RESOLVE_NO_SYMLINKS | _RESOLVE_NO_MAGICLINKS,
-        )
-        fd = int(_libc.syscall(_OPENAT2, self._root, path or b".", how, len(how)))
-        if fd < 0:
-            raise OSError(ctypes.get_errno(), "openat2")
-        return fd
-
     def _directory(self, path: bytes) -> int:
         """A descriptor of a directory; the last OPEN_DIRECTORIES are kept."""
         if not path:
@@ -121,7 +64,7 @@ class DirectoryLower:
         if fd is not None:
             self._directories.move_to_end(path)
             return fd
-        fd = self._directories[path] = self._open(path, os.O_PATH | os.O_DIRECTORY)
+        fd = self._directories[path] = self._paths.open(path, os.O_PATH | os.O_DIRECTORY)
         if len(self._directories) > OPEN_DIRECTORIES:
             os.close(self._directories.popitem(last=False)[1])
         return fd
@@ -132,19 +75,19 @@ class DirectoryLower:
 
     # ------------------------------------------------------------------------------------------------ names
     def find(self, directory: int, name: bytes) -> int | None:
-        above = self._path(directory)
+        above = self._paths.path(directory)
         if above in self._excluded:
             return None
         fd = self._directory(above)
         path = above + b"/" + name if above else name
-        known = self._numbers.get(path)
+        known = self._paths.known(path)
         try:
             status = os.stat(name, dir_fd=fd, follow_symlinks=False)
         except (FileNotFoundError, NotADirectoryError):
             return None if self._plain else self._by_prefix(fd, name)
         if not self._plain and self._is_whiteout(fd, name, status):
             return WHITED_OUT
-        return known if known is not None else self._place(path)
+        return known if known is not None else self._paths.number(path)
 
     def _by_prefix(self, fd: int, name: bytes) -> int | None:
         for sign in (b".wh." + name, b".wh..wh..opq"):
@@ -163,10 +106,10 @@ class DirectoryLower:
         return self._xattr(b"/proc/self/fd/%d/%s" % (fd, name), marks.WHITEOUT) is not None
 
     def entries(self, directory: int) -> Iterable[tuple[bytes, int]]:
-        above = self._path(directory)
+        above = self._paths.path(directory)
         if above in self._excluded:
             return []
-        fd = self._open(above, os.O_RDONLY | os.O_DIRECTORY)
+        fd = self._paths.open(above, os.O_RDONLY | os.O_DIRECTORY)
         found: list[tuple[bytes, int]] = []
         try:
             with os.scandir(fd) as listing:
@@ -181,18 +124,18 @@ class DirectoryLower:
                         ):
                             found.append((name, WHITED_OUT))
                             continue
-                    found.append((name, self._place(above + b"/" + name if above else name)))
+                    found.append((name, self._paths.number(above + b"/" + name if above else name)))
         finally:
             os.close(fd)
         return found
 
     def parent(self, place: int) -> tuple[int, bytes]:
-        above, _, name = self._path(place).rpartition(b"/")
-        return self._place(above), name
+        above, _, name = self._paths.path(place).rpartition(b"/")
+        return self._paths.number(above), name
 
     # ------------------------------------------------------------------------------------------------ what it is
     def mode(self, place: int) -> int:
-        path = self._path(place)
+        path = self._paths.path(place)
         if path in self._excluded:
             return _HIDDEN_ROOT
         return self._status(path).st_mode
@@ -200,7 +143,7 @@ class DirectoryLower:
     def opaque(self, place: int) -> bool:
         if self._plain:
             return False
-        path = self._path(place)
+        path = self._paths.path(place)
         fd = self._directory(path)
         where = b"/proc/self/fd/%d" % fd
         if any(self._xattr(where, name, follow=True) == b"y" for name in _OPAQUE_NAMES):
@@ -218,7 +161,7 @@ class DirectoryLower:
             return None
 
     def inode(self, place: int) -> int:
-        path = self._path(place)
+        path = self._paths.path(place)
         return self._shown(self._status(path))
 
     def _shown(self, status: os.stat_result) -> int:
@@ -226,7 +169,7 @@ class DirectoryLower:
         return status.st_ino + (device << INODE_SHIFT)
 
     def attributes(self, place: int) -> bytes:
-        path = self._path(place)
+        path = self._paths.path(place)
         if path in self._excluded:
             mode = _HIDDEN_STICKY if path == b"tmp" else _HIDDEN_ROOT
             return w.ATTR.pack(place + 1, 0, 0, 0, 0, 0, 0, 0, 0, mode, 2, 0, 0, 0, 4096, 0)
@@ -254,15 +197,15 @@ class DirectoryLower:
     def owner(self, place: int) -> tuple[int, int]:
         if self._squash:
             return 0, 0
-        status = self._status(self._path(place))
+        status = self._status(self._paths.path(place))
         return status.st_uid, status.st_gid
 
     def link(self, place: int) -> bytes:
-        parent, _, name = self._path(place).rpartition(b"/")
+        parent, _, name = self._paths.path(place).rpartition(b"/")
         return os.readlink(name, dir_fd=self._directory(parent))
 
     def xattrs(self, place: int) -> dict[bytes, bytes]:
-        parent, _, name = self._path(place).rpartition(b"/")
+        parent, _, name = self._paths.path(place).rpartition(b"/")
         path = b"/proc/self/fd/%d/%s" % (self._directory(parent), name or b".")
         try:
             names = os.listxattr(path, follow_symlinks=False)
@@ -284,10 +227,10 @@ class DirectoryLower:
         if fd is not None:
             self._files.move_to_end(place)
             return fd
-        path = self._path(place)
+        path = self._paths.path(place)
         if path.partition(b"/")[0] in self._excluded:
             raise OSError(errno.ENOENT, "left out")
-        fd = self._open(path, os.O_RDONLY | os.O_NONBLOCK)  # no waiting for the writer of a FIFO
+        fd = self._paths.open(path, os.O_RDONLY | os.O_NONBLOCK)  # no waiting for the writer of a FIFO
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             os.close(fd)
             raise OSError(errno.EINVAL, "not a file")

@@ -4,28 +4,24 @@ Everything belongs to root in it, whoever owns it outside; what the user may not
 at the top are shown as empty directories, so that something can be mounted there. The tree may change under us:
 attributes and names are believed for VALID_SECONDS, and a file whose time has changed loses its cached pages.
 
-A node is a path, its number the place in a list; the list is kept in a memory file that outlives this process, so that
-the next server knows the numbers the kernel has (as with `image_server`, which needs no list)."""
+A node is a path, numbered by `numbered_paths`, so that the next server knows the numbers the kernel has (as with
+`image_server`, which needs no list)."""
 
 from __future__ import annotations
 
 import collections
-import ctypes
 import errno
 import os
 import stat
-import struct
 from collections.abc import Sequence
 
 from fuse_overlay.device import MAX_READ, Device, Handler, Refused, init_answer
+from fuse_overlay.numbered_paths import NumberedPaths
 from fuse_overlay.wire import structs as w
 
 VALID_SECONDS = 2
 OPEN_FILES = 256
 LISTINGS = 64
-_LENGTH = struct.Struct("<I")
-_OPENAT2 = 437  # the same on every architecture
-_RESOLVE_NO_MAGICLINKS, _RESOLVE_NO_SYMLINKS, _RESOLVE_BENEATH = 0x02, 0x04, 0x08  # include/uapi/linux/openat2.h
 _WANTED = (
     w.ASYNC_READ
     | w.BIG_WRITES
@@ -39,7 +35,6 @@ _WANTED = (
     | w.INIT_EXT
 )
 _HIDDEN_ROOT, _HIDDEN_STICKY = 0o40755, 0o41777
-_libc = ctypes.PyDLL(None, use_errno=True)
 
 
 def serve_directory(fuse_fd: int, root: str, *, journal_fd: int, exclude: Sequence[str], resume: bool) -> None:
@@ -55,15 +50,12 @@ class DirectoryServer:
     def __init__(self, device: Device, root: str, journal_fd: int, exclude: Sequence[str]) -> None:
         self._device = device
         self._reply = device.reply
-        self._root = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._paths = NumberedPaths(root, journal_fd)
+        self._root = self._paths.root
         self._excluded = {os.fsencode(name) for name in exclude}
-        self._journal = journal_fd
-        self._paths: list[bytes] = [b""]  # nodeid - 1 -> path below root
-        self._numbers: dict[bytes, int] = {b"": w.ROOT_ID}
         self._files: collections.OrderedDict[int, tuple[int, int]] = collections.OrderedDict()  # nodeid -> (fd, inode)
         self._listings: collections.OrderedDict[int, list[bytes]] = collections.OrderedDict()
         self._answer = memoryview(bytearray(MAX_READ))
-        self._read_journal()
         self._handlers: dict[int, Handler] = {
             w.LOOKUP: self._lookup,
             w.GETATTR: self._getattr,
@@ -83,72 +75,29 @@ class DirectoryServer:
         self._device.serve(self._handlers, resume=resume)
 
     # ------------------------------------------------------------------------------------------------ nodes
-    def _read_journal(self) -> None:
-        """The paths of a server before us; a record that was cut off is dropped."""
-        size = os.fstat(self._journal).st_size
-        data = os.pread(self._journal, size, 0)
-        position = 0
-        while position + _LENGTH.size <= len(data):
-            (length,) = _LENGTH.unpack_from(data, position)
-            end = position + _LENGTH.size + length
-            if end > len(data):
-                break
-            path = data[position + _LENGTH.size : end]
-            self._paths.append(path)
-            self._numbers[path] = len(self._paths)
-            position = end
-        os.ftruncate(self._journal, position)
-        os.lseek(self._journal, position, os.SEEK_SET)
-
     def _number(self, path: bytes) -> int:
-        number = self._numbers.get(path)
-        if number is None:
-            os.write(self._journal, _LENGTH.pack(len(path)) + path)  # before the kernel hears of it
-            self._paths.append(path)
-            number = self._numbers[path] = len(self._paths)
-        return number
+        return self._paths.number(path) + w.ROOT_ID
 
     def _path(self, nodeid: int) -> bytes:
-        try:
-            return self._paths[nodeid - 1]
-        except IndexError:
-            raise Refused(errno.ENOENT) from None
+        return self._paths.path(nodeid - w.ROOT_ID)
 
     def _below(self, path: bytes, name: bytes) -> bytes:
         return path + b"/" + name if path else name
 
-    def _open(self, path: bytes, flags: int) -> int:
-        """No link is followed, nothing outside of the root is reached. Raises Refused."""
-        how = struct.pack(
-            "=QQQ",
-            flags | os.O_CLOEXEC | os.O_NOFOLLOW,
-            0,
-            _RESOLVE_BENEATH | _RESOLVE_NO_SYMLINKS | _RESOLVE_NO_MAGICLINKS,
-        )
-        fd = int(_libc.syscall(_OPENAT2, self._root, path or b".", how, len(how)))
-        if fd < 0:
-            raise Refused(ctypes.get_errno())
-        return fd
-
     def _stat(self, path: bytes) -> os.stat_result:
-        """Raises Refused."""
+        """Raises OSError."""
         parent, _, name = path.rpartition(b"/")
         if not parent:
-            try:
-                return os.stat(name or b".", dir_fd=self._root, follow_symlinks=False)
-            except OSError as error:
-                raise Refused(error.errno or errno.EIO) from None
-        directory = self._open(parent, os.O_PATH | os.O_DIRECTORY)
+            return os.stat(name or b".", dir_fd=self._root, follow_symlinks=False)
+        directory = self._paths.open(parent, os.O_PATH | os.O_DIRECTORY)
         try:
             return os.stat(name, dir_fd=directory, follow_symlinks=False)
-        except OSError as error:
-            raise Refused(error.errno or errno.EIO) from None
         finally:
             os.close(directory)
 
     # ------------------------------------------------------------------------------------------------ answers
     def _attributes(self, number: int, path: bytes, status: os.stat_result | None = None) -> bytes:
-        """Raises Refused where it is not there."""
+        """Raises OSError where it is not there."""
         if path in self._excluded:
             mode = _HIDDEN_STICKY if path == b"tmp" else _HIDDEN_ROOT
             return w.ATTR.pack(number, 0, 0, 0, 0, 0, 0, 0, 0, mode, 2, 0, 0, 0, 4096, 0)
@@ -179,7 +128,7 @@ class DirectoryServer:
 
     def _readlink(self, unique: int, nodeid: int, _body: bytes) -> None:
         parent, _, name = self._path(nodeid).rpartition(b"/")
-        directory = self._open(parent, os.O_PATH | os.O_DIRECTORY)
+        directory = self._paths.open(parent, os.O_PATH | os.O_DIRECTORY)
         try:
             self._reply(unique, os.readlink(name, dir_fd=directory))
         except OSError as error:
@@ -197,7 +146,7 @@ class DirectoryServer:
         self._device.write([w.OUT_HEADER.pack(w.OUT_HEADER.size + read, 0, unique), self._answer[:read]])
 
     def _file(self, nodeid: int) -> int:
-        """An open descriptor of a regular file: the last OPEN_FILES are kept. Raises Refused."""
+        """An open descriptor of a regular file: the last OPEN_FILES are kept. Raises Refused, OSError."""
         known = self._files.get(nodeid)
         if known is not None:
             self._files.move_to_end(nodeid)
@@ -205,7 +154,7 @@ class DirectoryServer:
         path = self._path(nodeid)
         if path.partition(b"/")[0] in self._excluded:
             raise Refused(errno.ENOENT)
-        fd = self._open(path, os.O_RDONLY | os.O_NONBLOCK)  # no waiting for the writer of a FIFO
+        fd = self._paths.open(path, os.O_RDONLY | os.O_NONBLOCK)  # no waiting for the writer of a FIFO
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
             os.close(fd)
@@ -228,7 +177,7 @@ class DirectoryServer:
         parts: list[bytes] = []
         left = min(size, MAX_READ)
         fixed = w.DIRENT.size + (w.ENTRY.size + w.ATTR.size if plus else 0)
-        directory = -1 if path in self._excluded else self._open(path, os.O_PATH | os.O_DIRECTORY)
+        directory = -1 if path in self._excluded else self._paths.open(path, os.O_PATH | os.O_DIRECTORY)
         try:
             for position in range(min(offset, len(names)), len(names)):
                 name = names[position]
@@ -260,7 +209,7 @@ class DirectoryServer:
             return known
         if path in self._excluded:
             return []
-        fd = self._open(path, os.O_RDONLY | os.O_DIRECTORY)
+        fd = self._paths.open(path, os.O_RDONLY | os.O_DIRECTORY)
         try:
             names = sorted(os.fsencode(name) for name in os.listdir(fd))
         except OSError as error:

@@ -8,13 +8,13 @@ import collections
 import errno
 import os
 import stat
-import struct
 from collections.abc import Sequence
 
 from fuse_overlay import copyup
 from fuse_overlay.lower import Lower, TreeLower
 from fuse_overlay.nodes import IN_UPPER, LAYER_SHIFT, UPPER_ID, Child, Directory, File, InUpper, lower_id, split_id
 from fuse_overlay.union import marks
+from fuse_overlay.union.attributes import owned_by, packed, with_links
 from fuse_overlay.union.merge import WHITED_OUT, merged
 from fuse_overlay.upper import Upper
 from fuse_overlay.wire import structs as w
@@ -23,9 +23,6 @@ FIRST_UPPER_INODE = 1 << 33  # lower trees number theirs from 1
 MOST_NAMES = 200_000  # of directories read, kept in memory
 WHOLE = 1 << 62
 UNKNOWN = 1 << 62  # times the kernel has looked a node up, in the days of a server before this one
-_UID_AT, _IDS = 68, struct.Struct("<II")  # in a fuse_attr
-_SECOND = 10**9
-_UNSIGNED = (1 << 64) - 1
 Node = int | Directory | File  # an int is a lower's node id: anything nobody has changed but a directory
 
 
@@ -307,7 +304,7 @@ class UnionTree:
         if not self.upper.shows_owners or not stat.S_ISREG(status.st_mode):
             return attributes
         fd, name = (file.fd, None) if file.fd >= 0 else self.upper.place(file)
-        return _owned(attributes, self.upper.owner(fd, name, status))
+        return owned_by(attributes, self.upper.owner(fd, name, status))
 
     def file_status(self, file: File) -> os.stat_result:
         if file.fd >= 0:
@@ -327,7 +324,7 @@ class UnionTree:
             attributes = packed(lower.inode(place), s, 1)  # 1 link, as overlayfs says of what it has merged
         if not self.upper.shows_owners:
             return attributes
-        return _owned(attributes, self.upper.owner(self.upper.directory_fd(directory), None, s))
+        return owned_by(attributes, self.upper.owner(self.upper.directory_fd(directory), None, s))
 
     # ------------------------------------------------------------------------------------------------ copy-up
     def upper_fd(self, directory: Directory) -> int:
@@ -412,37 +409,3 @@ class UnionTree:
                 os.unlink(name, dir_fd=self.upper.work)
             elif directory.names is not None and directory.names.get(name) is file:
                 directory.names[name] = IN_UPPER
-
-
-def packed(inode: int, s: os.stat_result, links: int = -1) -> bytes:
-    """A fuse_attr of what the upper has."""
-    accessed, modified, changed = s.st_atime_ns, s.st_mtime_ns, s.st_ctime_ns
-    return w.ATTR.pack(
-        inode,
-        s.st_size,
-        s.st_blocks,
-        accessed // _SECOND & _UNSIGNED,
-        modified // _SECOND & _UNSIGNED,
-        changed // _SECOND & _UNSIGNED,
-        accessed % _SECOND,
-        modified % _SECOND,
-        changed % _SECOND,
-        s.st_mode,
-        s.st_nlink if links < 0 else links,
-        s.st_uid,
-        s.st_gid,
-        s.st_rdev,
-        4096,
-        0,
-    )
-
-
-def _owned(attributes: bytes, owner: marks.Owner) -> bytes:
-    return attributes[:_UID_AT] + _IDS.pack(owner.uid, owner.gid) + attributes[_UID_AT + _IDS.size :]
-
-
-def with_links(attributes: bytes, less: int) -> bytes:
-    """The same with so many links less, at least 0."""
-    fields = list(w.ATTR.unpack(attributes))
-    fields[10] = max(0, fields[10] - less)
-    return w.ATTR.pack(*fields)

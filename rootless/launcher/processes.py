@@ -25,6 +25,7 @@ Answer = Callable[[dict[str, object], list[int]], None]
 Refuse = Callable[[str, int, str, int], None]
 JOIN = "container:"
 _STREAMS = ("stdin", "stdout", "stderr")
+_Stdio = tuple[int, int, int]
 
 
 class LaunchRefused(Exception):
@@ -105,22 +106,15 @@ class Processes:
         if spec.network.startswith(JOIN):
             return self._start_joining(spec, answer, refuse)
         namespaces = _namespaces(spec)
-        ours, theirs = _channel()
-        inner, outer = _open_stdio(spec.process)
-        try:
-            pid = clone(namespaces)
-            if pid == 0:
-                ours.close()
-                child.container(theirs, spec, inner, self._context)
+
+        def mapped(pid: int, channel: socket.socket) -> None:
             self._map(pid)
-            ours.send(b"go")
-        except BaseException:
-            wire.close_all([*outer.values()])
-            ours.close()
-            raise
-        finally:
-            theirs.close()
-            _close_inner(inner)
+            channel.send(b"go")
+
+        def become(channel: socket.socket, stdio: _Stdio) -> None:
+            child.container(channel, spec, stdio, self._context)
+
+        pid, ours, outer = self._child(spec.process, lambda: clone(namespaces), become, mapped)
         process = Process(spec.container_id, "container", spec.container_id, pid, os.pidfd_open(pid), outer)
         process.networks = spec.guest_networks if spec.network == "private" else ()
         process.namespaces = namespaces
@@ -133,21 +127,11 @@ class Processes:
         if other is None or not other.started or other.status is not None:
             raise LaunchRefused("network", 3, f"cannot join network of a non running container: {spec.network}")
         namespaces = _namespaces(spec)
-        ours, theirs = _channel()
-        inner, outer = _open_stdio(spec.process)
-        try:
-            pid = os.fork()
-            if pid == 0:
-                ours.close()
-                child.joining(theirs, other.pidfd, namespaces, spec, inner, self._context)
-            ours.send(b"go")
-        except BaseException:
-            wire.close_all([*outer.values()])
-            ours.close()
-            raise
-        finally:
-            theirs.close()
-            _close_inner(inner)
+
+        def become(channel: socket.socket, stdio: _Stdio) -> None:
+            child.joining(channel, other.pidfd, namespaces, spec, stdio, self._context)
+
+        pid, ours, outer = self._child(spec.process, os.fork, become, lambda _, channel: channel.send(b"go"))
         process = Process(spec.container_id, "container", spec.container_id, 0, -1, outer)
         process.namespaces = namespaces | n.CLONE_NEWUSER | n.CLONE_NEWNET  # for those who enter it
         self.by_id[process.process_id] = process
@@ -159,15 +143,36 @@ class Processes:
         container = self.by_id.get(request.container_id)
         if container is None or not container.started or container.status is not None:
             raise LaunchRefused("exec", 3, f"container {request.container_id} is not running")
+
+        def become(channel: socket.socket, stdio: _Stdio) -> None:
+            fast = container.fast_network is not None
+            where = container.pidfd, container.namespaces
+            child.execution(channel, *where, request.process, stdio, self._context, fast=fast)
+
+        pid, ours, outer = self._child(request.process, os.fork, become, lambda _, __: None)
+        process = Process(request.exec_id, "exec", request.container_id, 0, -1, outer)
+        self.by_id[process.process_id] = process
+        return self._watch(_Start(process, ours, answer, refuse, helper_pid=pid))
+
+    def _child(
+        self,
+        spec: ProcessSpec,
+        fork: Callable[[], int],
+        become: Callable[[socket.socket, _Stdio], None],
+        let_go: Callable[[int, socket.socket], object],
+    ) -> tuple[int, socket.socket, dict[str, int]]:
+        """A new process that becomes something (and does not return): its pid, the channel it reports by, our ends of
+        its streams. `let_go` is given the first two, and does what it waits for.
+
+        Raises OSError; leaves nothing then."""
         ours, theirs = _channel()
-        inner, outer = _open_stdio(request.process)
+        inner, outer = _open_stdio(spec)
         try:
-            pid = os.fork()
+            pid = fork()
             if pid == 0:
                 ours.close()
-                fast = container.fast_network is not None
-                where = container.pidfd, container.namespaces
-                child.execution(theirs, *where, request.process, inner, self._context, fast=fast)
+                become(theirs, inner)
+            let_go(pid, ours)
         except BaseException:
             wire.close_all([*outer.values()])
             ours.close()
@@ -175,9 +180,7 @@ class Processes:
         finally:
             theirs.close()
             _close_inner(inner)
-        process = Process(request.exec_id, "exec", request.container_id, 0, -1, outer)
-        self.by_id[process.process_id] = process
-        return self._watch(_Start(process, ours, answer, refuse, helper_pid=pid))
+        return pid, ours, outer
 
     def readable(self, channel: socket.socket) -> bool:
         """Take one report of a starting child. False: this channel is done and closed."""
@@ -356,7 +359,7 @@ def _channel() -> tuple[socket.socket, socket.socket]:
     return ours, theirs
 
 
-def _open_stdio(process: ProcessSpec) -> tuple[tuple[int, int, int], dict[str, int]]:
+def _open_stdio(process: ProcessSpec) -> tuple[_Stdio, dict[str, int]]:
     """(the command's ends, the engine's ends by name)."""
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
     if process.terminal:
@@ -373,5 +376,5 @@ def _open_stdio(process: ProcessSpec) -> tuple[tuple[int, int, int], dict[str, i
     return (inner[0], inner[1], inner[2]), outer
 
 
-def _close_inner(inner: tuple[int, int, int]) -> None:
+def _close_inner(inner: _Stdio) -> None:
     wire.close_all(sorted(set(inner)))

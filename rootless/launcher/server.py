@@ -5,42 +5,30 @@ Called by `launcher.__main__` once the user namespace is set up."""
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import os
-import select
 import shutil
 import signal
 import socket
-import struct
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rootless.launcher import child, messages, wire
+from rootless.launcher import child, endpoints, messages, wire
 from rootless.launcher.child import ChildContext
+from rootless.launcher.connections import Connection, Connections, log
 from rootless.launcher.fast_sockets import FastSockets
 from rootless.launcher.idmap import IdMap
 from rootless.launcher.images import Images
+from rootless.launcher.loop import Loop
 from rootless.launcher.networks import Networks
 from rootless.launcher.overlay_probe import reason_against
 from rootless.launcher.processes import Answer, LaunchRefused, Process, Processes, Refuse
 from rootless.launcher.unions import Unions
-from rootless.runtime.spec import ContainerSpec, GuestNetwork
+from rootless.runtime.spec import ContainerSpec
 from rootless.syscalls import numbers as n
-
-_NO_CONNECTION = ("02", "06", "07", "0A")  # SYN_SENT, TIME_WAIT, CLOSE, LISTEN: include/net/tcp_states.h
-MAX_QUEUED = 10_000  # replies and events an engine may be behind with before it is cut off
-
-
-class _Connection:
-    """A peer, and what it has not taken yet."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        self.socket = sock
-        self.queue: collections.deque[tuple[bytes, list[int]]] = collections.deque()
 
 
 class Launcher:
@@ -57,27 +45,29 @@ class Launcher:
         allowed_roots: tuple[Path, ...],
         version: str,
     ) -> None:
-        self._listener = listener
         self._context = context
         self._syscalls = context.syscalls
         self._idmap = idmap
         self._mounts_directory = mounts_directory
         self._allowed_roots = allowed_roots
         self._version = version
-        self._poll = select.poll()
-        self._readers: dict[int, Callable[[], None]] = {}
-        self._connections: dict[int, _Connection] = {}
-        self._engine: _Connection | None = None
-        self._removals: dict[int, tuple[_Connection, int, str]] = {}
+        self._loop = Loop()
+        self._peers = Connections(self._loop, listener, self._received)
+        self._removals: dict[int, tuple[Connection, int, str]] = {}
         self._unions_of_files: dict[int, str] = {}  # pid of a child at work on files -> its union
         self._count = 0
+        self._networks = Networks(self._run, self._connections_of)
+        self._fast_sockets = FastSockets(self._run)
         self._processes = Processes(
-            context, idmap, self._exited, self._detach_all, self._attach_tap, self._watch_connects
+            context,
+            idmap,
+            self._exited,
+            self._detach_all,
+            lambda network, tap: endpoints.attach(self._networks, network, tap),
+            self._watch_connects,
         )
         self._images = Images(mounts_directory, idmap.count, context.syscalls, self._run)
         self._unions = Unions(mounts_directory, idmap.count, context.syscalls, self._run)
-        self._networks = Networks(self._run, self._connections_of)
-        self._fast_sockets = FastSockets(self._run)
         self._leaving = False
 
     # ------------------------------------------------------------------------------------------------ loop
@@ -87,14 +77,10 @@ class Launcher:
         signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
         for number in (signal.SIGCHLD, signal.SIGTERM):
             signal.signal(number, self._signalled)
-        self._watch(wake_read, lambda: self._woken(wake_read))
-        self._watch(self._listener.fileno(), self._accept)
+        self._loop.watch(wake_read, lambda: self._woken(wake_read))
+        self._peers.begin()
         while not self._leaving:
-            for fd, events in self._poll.poll(self._revive()):
-                if events & select.POLLOUT and fd in self._connections:
-                    self._flush(self._connections[fd])
-                if events & ~select.POLLOUT and (reader := self._readers.get(fd)):
-                    reader()
+            self._loop.turn(self._revive())
         self._stop()
 
     def _revive(self) -> float | None:
@@ -107,7 +93,7 @@ class Launcher:
                     try:
                         start()
                     except OSError as error:  # no process to be had: later, perhaps
-                        self._log(f"cannot start a server again: {error.strerror}")
+                        log(f"cannot start a server again: {error.strerror}")
                         revival.died(now)
                 if revival.due_at is not None:
                     waits.append(max(0.0, revival.due_at - now))
@@ -116,14 +102,6 @@ class Launcher:
     def _signalled(self, number: int, _frame: object) -> None:
         if number == signal.SIGTERM:
             self._leaving = True
-
-    def _watch(self, fd: int, reader: Callable[[], None]) -> None:
-        self._readers[fd] = reader
-        self._poll.register(fd, select.POLLIN)
-
-    def _unwatch(self, fd: int) -> None:
-        del self._readers[fd]
-        self._poll.unregister(fd)
 
     def _woken(self, fd: int) -> None:
         try:
@@ -148,19 +126,19 @@ class Launcher:
         if (removal := self._removals.pop(pid, None)) is not None:
             connection, request_id, path = removal
             if status == 0:
-                self._reply(connection, request_id, {})
+                self._peers.reply(connection, request_id, {})
             else:
-                self._refuse(connection, request_id, "remove", 5, f"cannot remove {path} entirely")
+                self._peers.refuse(connection, request_id, "remove", 5, f"cannot remove {path} entirely")
             return
         if (ended := self._fast_sockets.reaped(pid)) is not None:
-            self._log(f"fast sockets of {ended[0]} died: status {os.waitstatus_to_exitcode(status)}")
+            log(f"fast sockets of {ended[0]} died: status {os.waitstatus_to_exitcode(status)}")
             return
         for kind, owner in (("image", self._images), ("union", self._unions), ("network", self._networks)):
             if (ended := owner.reaped(pid)) is not None:
                 key, revival = ended
                 reason = f"status {os.waitstatus_to_exitcode(status)}" + (", given up" if revival.given_up else "")
-                self._log(f"{kind} {key} died: {reason}")
-                self._event(messages.Died(kind, key, reason, revival.given_up))
+                log(f"{kind} {key} died: {reason}")
+                self._peers.event(messages.Died(kind, key, reason, revival.given_up))
                 return
 
     def _run(self, name: str, keep: Sequence[int], function: Callable[[], None]) -> int:
@@ -201,103 +179,30 @@ class Launcher:
         self._images.stop()
         self._unions.stop()
 
-    # ------------------------------------------------------------------------------------------------ connections
-    def _accept(self) -> None:
-        sock, _ = self._listener.accept()
-        _, uid, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-        if uid != os.getuid():
-            sock.close()
-            return
-        sock.setblocking(False)
-        connection = self._connections[sock.fileno()] = _Connection(sock)
-        self._watch(sock.fileno(), lambda: self._receive(connection))
-
-    def _close(self, connection: _Connection) -> None:
-        self._unwatch(connection.socket.fileno())
-        del self._connections[connection.socket.fileno()]
-        if self._engine is connection:
-            self._engine = None
-        for _, descriptors in connection.queue:
-            wire.close_all(descriptors)
-        connection.socket.close()
-
-    def _receive(self, connection: _Connection) -> None:
-        try:
-            received = wire.receive(connection.socket)
-        except BlockingIOError:
-            return
-        except (OSError, wire.BadMessage) as error:
-            self._log(f"bad message: {error}")
-            received = None
-        if received is None:
-            self._close(connection)
-            return
-        value, descriptors = received
-        request_id = value.get("id")
-        if not isinstance(request_id, int):
-            wire.close_all(descriptors)
-            self._close(connection)
-            return
+    # ------------------------------------------------------------------------------------------------ requests
+    def _received(
+        self, connection: Connection, request_id: int, value: Mapping[str, Any], descriptors: list[int]
+    ) -> None:
         try:
             self._handle(connection, request_id, wire.request(value), descriptors)
         except LaunchRefused as refused:
-            self._refuse(connection, request_id, refused.step, refused.errno, refused.message, refused.exit_code)
+            self._peers.refuse(connection, request_id, refused.step, refused.errno, refused.message, refused.exit_code)
         except wire.BadMessage as error:
-            self._refuse(connection, request_id, "message", 22, str(error))
+            self._peers.refuse(connection, request_id, "message", 22, str(error))
         except OSError as error:
-            self._refuse(connection, request_id, "launcher", error.errno or 5, str(error))
+            self._peers.refuse(connection, request_id, "launcher", error.errno or 5, str(error))
 
-    def _send(self, connection: _Connection, data: bytes, descriptors: list[int]) -> None:
-        """Queue a datagram; the descriptors are duplicated, the caller keeps its own."""
-        if self._connections.get(connection.socket.fileno()) is not connection:
-            return
-        if len(connection.queue) >= MAX_QUEUED:
-            self._log("an engine does not read: cut off")
-            self._close(connection)
-            return
-        connection.queue.append((data, [os.dup(fd) for fd in descriptors]))
-        self._flush(connection)
-
-    def _flush(self, connection: _Connection) -> None:
-        while connection.queue:
-            data, descriptors = connection.queue[0]
-            try:
-                wire.send(connection.socket, data, descriptors)
-            except BlockingIOError:
-                break
-            except OSError:
-                return  # the reader will see its end
-            connection.queue.popleft()
-            wire.close_all(descriptors)
-        events = select.POLLIN | (select.POLLOUT if connection.queue else 0)
-        self._poll.modify(connection.socket.fileno(), events)
-
-    def _reply(
-        self, connection: _Connection, request_id: int, result: dict[str, object], fds: list[int] | None = None
-    ) -> None:
-        self._send(connection, wire.encode(messages.Reply(request_id, result)), fds or [])
-
-    def _refuse(
-        self, connection: _Connection, request_id: int, step: str, number: int, message: str, exit_code: int = 125
-    ) -> None:
-        self._send(connection, wire.encode(messages.Failure(request_id, step, number, message, exit_code)), [])
-
-    def _event(self, event: messages.Event) -> None:
-        if self._engine is not None:
-            self._send(self._engine, wire.encode(event), [])
-
-    # ------------------------------------------------------------------------------------------------ requests
     def _handle(
-        self, connection: _Connection, request_id: int, request: messages.Request, descriptors: list[int]
+        self, connection: Connection, request_id: int, request: messages.Request, descriptors: list[int]
     ) -> None:
         if isinstance(request, messages.NetworkCommand):
-            self._reply(connection, request_id, self._networks.command(request, descriptors))
+            self._peers.reply(connection, request_id, self._networks.command(request, descriptors))
             if request.command.get("type") == "Forbid":
                 self._fast_sockets.forbid(request.network_id, request.command.get("subnets"))
             return
         if isinstance(request, messages.WorkOnFiles):
             self._work_on_files(request, descriptors)
-            self._reply(connection, request_id, {})
+            self._peers.reply(connection, request_id, {})
             return
         wire.close_all(descriptors)  # no other request brings any
         match request:
@@ -309,17 +214,17 @@ class Launcher:
                 self._remove(connection, request_id, request.path)
             case messages.Stdio():
                 stdio = self._processes.find(request.process_id).stdio
-                self._reply(connection, request_id, {"names": list(stdio)}, list(stdio.values()))
+                self._peers.reply(connection, request_id, {"names": list(stdio)}, list(stdio.values()))
             case messages.Shutdown():
                 if self._processes.running() and not request.force:
                     raise LaunchRefused("shutdown", 16, "containers are running")
-                self._reply(connection, request_id, {})
+                self._peers.reply(connection, request_id, {})
                 self._leaving = True
             case messages.Hello():
-                self._engine = connection
-                self._reply(connection, request_id, self._hello())
+                self._peers.engine = connection
+                self._peers.reply(connection, request_id, self._hello())
             case _:
-                self._reply(connection, request_id, self._at_once(request))
+                self._peers.reply(connection, request_id, self._at_once(request))
 
     def _at_once(self, request: messages.Request) -> dict[str, object]:
         match request:
@@ -340,7 +245,9 @@ class Launcher:
             case messages.StopNetwork():
                 self._networks.stop(request.network_id)
             case messages.DisconnectNetwork():
-                self._disconnect(request)
+                process = self._processes.by_id.get(request.container_id)
+                self._fast_sockets.left(request.container_id, request.network_id)
+                endpoints.disconnect(self._networks, process, request.network_id, request.endpoint_id)
         return {}
 
     def _hello(self) -> dict[str, object]:
@@ -367,15 +274,15 @@ class Launcher:
         }
 
     def _start(
-        self, connection: _Connection, request_id: int, request: messages.StartContainer | messages.StartExec
+        self, connection: Connection, request_id: int, request: messages.StartContainer | messages.StartExec
     ) -> None:
         def answer(result: dict[str, object], fds: list[int]) -> None:
-            self._reply(connection, request_id, result, fds)
+            self._peers.reply(connection, request_id, result, fds)
 
         def refuse(step: str, number: int, message: str, exit_code: int) -> None:
             if isinstance(request, messages.StartContainer):
                 self._unions.unmount(request.spec.container_id)
-            self._refuse(connection, request_id, step, number, message, exit_code)
+            self._peers.refuse(connection, request_id, step, number, message, exit_code)
 
         if isinstance(request, messages.StartContainer):
             channel = self._start_container(request.spec, answer, refuse)
@@ -384,10 +291,10 @@ class Launcher:
         fd = channel.fileno()
 
         def readable() -> None:
-            if channel.fileno() >= 0 and not self._report(channel):
-                self._unwatch(fd)
+            if channel.fileno() >= 0 and not self._processes.readable(channel):
+                self._loop.unwatch(fd)
 
-        self._watch(fd, readable)
+        self._loop.watch(fd, readable)
 
     def _start_container(self, spec: ContainerSpec, answer: Answer, refuse: Refuse) -> socket.socket:
         if spec.root.union is None:
@@ -399,9 +306,6 @@ class Launcher:
         except BaseException:
             self._unions.unmount(spec.container_id)
             raise
-
-    def _report(self, channel: socket.socket) -> bool:
-        return self._processes.readable(channel)
 
     def _work_on_files(self, request: messages.WorkOnFiles, descriptors: list[int]) -> None:
         """The child reports by itself: nothing here waits for it. In driver `fuse` a container that does not run has no
@@ -435,7 +339,7 @@ class Launcher:
         finally:
             wire.close_all(descriptors)
 
-    def _remove(self, connection: _Connection, request_id: int, path: str) -> None:
+    def _remove(self, connection: Connection, request_id: int, path: str) -> None:
         wanted = Path(os.path.normpath(path))
         if not any(root in wanted.parents for root in self._allowed_roots):
             raise LaunchRefused("remove", 1, f"{path} is not below our directories")
@@ -445,7 +349,7 @@ class Launcher:
     # ------------------------------------------------------------------------------------------------ live networks
     def _inside(
         self,
-        connection: _Connection,
+        connection: Connection,
         request_id: int,
         request: messages.ConnectNetwork | messages.RouteNetwork,
     ) -> None:
@@ -465,55 +369,38 @@ class Launcher:
 
         def readable() -> None:
             received = wire.receive(ours)
-            self._unwatch(fd)
+            self._loop.unwatch(fd)
             ours.close()
             value, descriptors = received or ({"message": "the helper was killed", "errno": 0}, [])
             if "message" in value or process.status is not None:
                 wire.close_all(descriptors)
                 message = str(value.get("message", "the container has ended"))
-                self._refuse(connection, request_id, "network", int(value.get("errno") or 3), message)
+                self._peers.refuse(connection, request_id, "network", int(value.get("errno") or 3), message)
                 return
             if isinstance(request, messages.ConnectNetwork):
                 process.networks = (*process.networks, request.network)
-                self._attach_tap(request.network, descriptors[0])
-            self._reply(connection, request_id, {})
+                endpoints.attach(self._networks, request.network, descriptors[0])
+            self._peers.reply(connection, request_id, {})
 
-        self._watch(fd, readable)
-
-    def _disconnect(self, request: messages.DisconnectNetwork) -> None:
-        process = self._processes.by_id.get(request.container_id)
-        if process is not None:
-            kept = tuple(network for network in process.networks if network.endpoint_id != request.endpoint_id)
-            process.networks = kept
-        self._fast_sockets.left(request.container_id, request.network_id)
-        self._detach(request.network_id, request.endpoint_id)
-
-    def _detach(self, network_id: str, endpoint_id: str) -> None:
-        """With the last descriptor of its TAP the device goes, which takes the kernel some 25 ms."""
-        command: dict[str, object] = {"type": "Detach", "endpoint_id": endpoint_id}
-        try:
-            self._networks.command(messages.NetworkCommand(network_id, command, forget_key=endpoint_id), [])
-        except LaunchRefused as refused:
-            self._log(f"detach {endpoint_id}: {refused.message}")
+        self._loop.watch(fd, readable)
 
     def _connections_of(self, endpoint_id: str) -> list[str]:
         for process in self._processes.running():
             if any(network.endpoint_id == endpoint_id for network in process.networks):
-                return connections_of(process.pid)
+                return endpoints.connections_of(process.pid)
         return []
 
     # ------------------------------------------------------------------------------------------------ happenings
     def _exited(self, process: Process) -> None:
         if process.kind == "container":
             self._unions.unmount(process.process_id)
-        self._event(_exited(process))
+        self._peers.event(_exited(process))
         self._detach_all(process)
 
     def _detach_all(self, process: Process) -> None:
         if process.kind == "container":
             self._fast_sockets.ended(process.process_id)
-            for network in process.networks:
-                self._detach(network.network_id, network.endpoint_id)
+        endpoints.detach_all(self._networks, process)
 
     def _watch_connects(self, container: Process, listener: int) -> None:
         """A process of a container whose connect(2) is reported; the listener becomes ours."""
@@ -525,46 +412,11 @@ class Launcher:
         try:
             self._fast_sockets.watch(container.process_id, known.network_id, known.config, listener)
         except OSError as error:  # it is tried again
-            self._log(f"fast sockets of {container.process_id}: {error.strerror}")
-
-    def _attach_tap(self, network: GuestNetwork, tap: int) -> None:
-        command: dict[str, object] = {
-            "type": "Attach",
-            "endpoint_id": network.endpoint_id,
-            "mac": network.mac,
-            "address4": network.address4,
-            "address6": network.address6,
-            "names": network.names,
-            "private_names": network.private_names,
-            "resolvers": network.resolvers,
-        }
-        try:
-            self._networks.command(messages.NetworkCommand(network.network_id, command, key=network.endpoint_id), [tap])
-        except LaunchRefused as refused:
-            self._log(f"attach {network.endpoint_id}: {refused.message}")
-
-    def _log(self, text: str) -> None:
-        sys.stderr.write(f"launcher: {text}\n")
-        sys.stderr.flush()
+            log(f"fast sockets of {container.process_id}: {error.strerror}")
 
 
 def _exited(process: Process) -> messages.Exited:
     return messages.Exited(process.process_id, process.kind, process.status or 0, process.finished_at)
-
-
-def connections_of(pid: int) -> list[str]:
-    """ "<local> <remote>" of the TCP connections in the network namespace of a process, of /proc/<pid>/net/tcp{,6}."""
-    found = []
-    for name in ("tcp", "tcp6"):
-        try:
-            lines = Path(f"/proc/{pid}/net/{name}").read_text().splitlines()[1:]
-        except OSError:
-            continue
-        for line in lines:
-            words = line.split()
-            if len(words) > 3 and words[3] not in _NO_CONNECTION:
-                found.append(f"{words[1]} {words[2]}")
-    return found
 
 
 def _remove_tree(path: Path) -> None:
