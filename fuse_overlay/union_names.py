@@ -10,10 +10,10 @@ import os
 import stat
 from typing import TypeVar
 
+from fuse_overlay.attributes import with_links
 from fuse_overlay.device import Device
 from fuse_overlay.nodes import Directory, File
 from fuse_overlay.union import decisions, marks
-from fuse_overlay.union.attributes import with_links
 from fuse_overlay.union_tree import Node, UnionTree
 from fuse_overlay.upper import RENAME_EXCHANGE, rename2
 

@@ -11,10 +11,10 @@ import stat
 from collections.abc import Sequence
 
 from fuse_overlay import copyup
+from fuse_overlay.attributes import owned_by, packed, with_links
 from fuse_overlay.lower import Lower, TreeLower
 from fuse_overlay.nodes import IN_UPPER, LAYER_SHIFT, UPPER_ID, Child, Directory, File, InUpper, lower_id, split_id
 from fuse_overlay.union import marks
-from fuse_overlay.union.attributes import owned_by, packed, with_links
 from fuse_overlay.union.merge import WHITED_OUT, merged
 from fuse_overlay.upper import Upper
 from fuse_overlay.wire import structs as w

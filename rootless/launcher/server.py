@@ -176,8 +176,8 @@ class Launcher:
                     continue
         self._fast_sockets.stop_all()
         self._networks.stop_all()
-        self._images.stop()
         self._unions.stop()
+        self._images.stop()
 
     # ------------------------------------------------------------------------------------------------ requests
     def _received(

@@ -21,6 +21,8 @@ from rootless.runtime.spec import RootSpec, UnionSpec
 from rootless.syscalls import Syscalls
 from rootless.syscalls import numbers as n
 
+STOP_SECONDS = 10.0
+
 
 @dataclass
 class UnionMount:
@@ -117,7 +119,21 @@ class Unions:
         mount.revival.started(time.monotonic())
 
     def stop(self) -> None:
-        for container_id, mount in list(self.by_id.items()):
+        """Every container has been killed: their servers are given time to write down what the kernel still has."""
+        pids = [mount.pid for mount in self.by_id.values() if mount.pid]
+        for container_id in list(self.by_id):
             self.unmount(container_id)
-            if mount.pid:
-                os.kill(mount.pid, signal.SIGKILL)
+        until = time.monotonic() + STOP_SECONDS
+        for pid in pids:
+            while not _ended(pid):
+                if time.monotonic() > until:
+                    os.kill(pid, signal.SIGKILL)
+                    break
+                time.sleep(0.005)
+
+
+def _ended(pid: int) -> bool:
+    try:
+        return os.waitpid(pid, os.WNOHANG)[0] != 0
+    except ChildProcessError:
+        return True

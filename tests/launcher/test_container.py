@@ -17,7 +17,7 @@ import trio
 
 from fuse_overlay import LayerWriter, merge_tree
 from rootless.launcher import messages
-from rootless.launcher.client import Launcher, LaunchFailure
+from rootless.launcher.client import Launcher, LauncherGone, LaunchFailure
 from rootless.launcher.spawn import start_launcher
 from rootless.runtime import capabilities
 from rootless.runtime.spec import DEFAULT_PATH, ContainerSpec, GuestNetwork, ProcessSpec, RootSpec, UnionSpec
@@ -27,8 +27,8 @@ from tests.busybox import busybox_tar
 pytestmark = pytest.mark.kernel
 
 
-@pytest.fixture(scope="module")
-def settings() -> Iterator[Settings]:
+@contextlib.contextmanager
+def launched() -> Iterator[Settings]:
     home = Path(tempfile.mkdtemp(prefix="rootless-launcher-"))
     made = Settings(home / "data", home / "state", home / "run")
     for directory in (made.data_root, made.state_root, made.runtime_dir, home / "image"):
@@ -44,8 +44,17 @@ def settings() -> Iterator[Settings]:
         async with connected(made) as launcher:
             await launcher.request(messages.Shutdown(force=True))
 
-    trio.run(leave)
+    try:
+        trio.run(leave)
+    except* (OSError, LauncherGone):
+        pass  # it has left already
     shutil.rmtree(home, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def settings() -> Iterator[Settings]:
+    with launched() as made:
+        yield made
 
 
 @asynccontextmanager
@@ -286,11 +295,44 @@ def test_a_union_whose_server_was_killed_goes_on(settings: Settings) -> None:
     trio.run(body)
 
 
+def test_what_was_written_is_there_when_the_launcher_has_stopped() -> None:
+    """The writer still has the file open, and the kernel what it wrote."""
+    size = 64 << 20
+
+    async def body(settings: Settings, before: set[int]) -> None:
+        async with connected(settings) as launcher:
+            script = (
+                f"(head -c {size} /dev/zero; sleep 1000) | cat >/open & "
+                f"until [ -e /open ] && [ $(stat -c %s /open) = {size} ]; do :; done; echo ready; sleep 1000"
+            )
+            made = await spec(settings, launcher, "writer", "sh", "-c", script, driver="fuse")
+            _, descriptors = await launcher.request(messages.StartContainer(made))
+            await trio.lowlevel.wait_readable(descriptors[0])
+            assert os.read(descriptors[0], 100) == b"ready\n"
+            (server,) = set(named("rl-union")) - before
+            watched = os.pidfd_open(server)
+            await launcher.request(messages.Shutdown(force=True))
+            await trio.lowlevel.wait_readable(watched)
+
+    with launched() as settings:
+        trio.run(body, settings, set(named("rl-union")))
+        written = settings.state_root / "writer" / "upper" / "open"
+        assert written.stat().st_size == size
+        assert written.stat().st_blocks * 512 >= size
+
+
 def kill_all(name: str) -> None:
     """Every process of ours with this name; others come and go meanwhile."""
+    for pid in named(name):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def named(name: str) -> list[int]:
+    """Every process of ours with this name."""
+    found = []
     for path in Path("/proc").iterdir():
-        try:
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             if path.name.isdigit() and (path / "comm").read_text() == f"{name}\n" and path.stat().st_uid == os.getuid():
-                os.kill(int(path.name), signal.SIGKILL)
-        except (FileNotFoundError, ProcessLookupError):
-            continue
+                found.append(int(path.name))
+    return found

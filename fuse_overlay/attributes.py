@@ -1,4 +1,4 @@
-"""A fuse_attr (include/uapi/linux/fuse.h), made and changed. Pure."""
+"""A fuse_attr (include/uapi/linux/fuse.h), made and changed."""
 
 from __future__ import annotations
 
