@@ -5,11 +5,12 @@
                               new/     being unpacked from that; an unpacker's state cannot be kept, so it begins anew
                               layer/   complete, verified, synced; at once moved to its place
 
-A plain tar is not kept twice: it begins anew. Blocking; called from worker threads."""
+A plain tar is not kept twice: the layer.tar in new/ is what has come. Blocking; called from worker threads."""
 
 from __future__ import annotations
 
 import contextlib
+import enum
 import fcntl
 import os
 import shutil
@@ -24,6 +25,14 @@ KEPT_SECONDS = 3 * 24 * 3600
 _REPLAY_BYTES = 1 << 20
 
 
+class Kept(enum.Enum):
+    """What a pull that is cut off leaves to the next: nothing, what came, or the tar itself where that is what came."""
+
+    NOTHING = enum.auto()
+    PACKED = enum.auto()
+    PLAIN = enum.auto()
+
+
 class PartialLayer:
     """try_lock() until it is True; then begin(), write() …, finish(); keep() or discard() at the end."""
 
@@ -31,6 +40,8 @@ class PartialLayer:
         self.digest = digest
         self._directory = layout.temporary / f"layer-{hex_of(digest)}"
         self.layer = self._directory / "layer"
+        self._new, self._packed = self._directory / "new", self._directory / "packed"
+        self._kept = Kept.NOTHING
         self._lock = -1
         self._spool = -1
         self._storing: LayerBeingStored | None = None
@@ -61,24 +72,38 @@ class PartialLayer:
         except (LayerError, OSError):
             return ""
 
-    def begin(self, *, packed: bool) -> int:
+    def begin(self, kept: Kept) -> int:
         """Make ready to be written to; returns how many bytes are here. Raises RootlessError, InvalidParameter."""
+        self._kept = kept
         try:
-            for left in (self.layer, self._directory / "new"):
+            self._keep_plain()
+            for left in (self.layer, self._new):
                 shutil.rmtree(left, ignore_errors=True)
-            self._storing = LayerBeingStored(self._directory / "new")
-            if not packed:
+            self._storing = LayerBeingStored(self._new)
+            if kept is Kept.NOTHING:
                 return 0
-            self._spool = os.open(
-                self._directory / "packed", os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600
-            )
-            at = 0
-            while data := os.pread(self._spool, _REPLAY_BYTES, at):
-                self._storing.write(data)
-                at += len(data)
+            spool = os.open(self._packed, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            try:
+                at = 0
+                while data := os.pread(spool, _REPLAY_BYTES, at):
+                    self._storing.write(data)
+                    at += len(data)
+                if kept is Kept.PACKED:
+                    self._spool, spool = spool, -1
+                else:
+                    self._packed.unlink()
+            finally:
+                if spool >= 0:
+                    os.close(spool)
             return at
         except OSError as error:
             raise explained(error) from error
+
+    def _keep_plain(self) -> None:
+        """What has come of a plain tar, where no earlier pull's is still being copied."""
+        if self._kept is Kept.PLAIN and not self._packed.exists():
+            with contextlib.suppress(FileNotFoundError):
+                os.rename(self._new / "layer.tar", self._packed)
 
     def write(self, data: bytes) -> None:
         """Raises RootlessError (disk), InvalidParameter (archive)."""
@@ -101,21 +126,23 @@ class PartialLayer:
         if made.diff_id != diff_id:
             raise InvalidParameter(f"layer {self.digest} unpacks to {made.diff_id}, not to {diff_id} as it should")
         try:
-            os.rename(self._directory / "new", self.layer)
-            (self._directory / "packed").unlink(missing_ok=True)
+            os.rename(self._new, self.layer)
+            self._packed.unlink(missing_ok=True)
         except OSError as error:
             raise explained(error) from error
 
     def restart(self) -> None:
         """Forget what has come."""
         self._close()
-        (self._directory / "packed").unlink(missing_ok=True)
+        self._packed.unlink(missing_ok=True)
+        shutil.rmtree(self._new, ignore_errors=True)
 
     def keep(self) -> None:
         """Leave it for the next pull, if it is of any use to that."""
         self._close()
-        shutil.rmtree(self._directory / "new", ignore_errors=True)
-        if not self.layer.exists() and not (self._directory / "packed").exists():
+        self._keep_plain()
+        shutil.rmtree(self._new, ignore_errors=True)
+        if not self.layer.exists() and not self._packed.exists():
             self.discard()
         elif self._lock >= 0:
             os.close(self._lock)

@@ -14,7 +14,7 @@ from typing import Any
 import trio
 
 from rootless.images import sources
-from rootless.images.partial import PartialLayer, remove_old
+from rootless.images.partial import Kept, PartialLayer, remove_old
 from rootless.images.progress import Bar
 from rootless.images.removing import collect
 from rootless.images.storing import Progress, Pulled, diff_ids, explained, parse_json, place_image, write_ahead
@@ -280,13 +280,15 @@ async def _download(
     bar: Bar,
 ) -> None:
     digest, size = str(descriptor["digest"]), int(descriptor["size"])
-    packed = str(descriptor.get("mediaType")).endswith(("gzip", "zstd")) and size >= KEPT_FROM_BYTES
+    kept = Kept.PACKED if str(descriptor.get("mediaType")).endswith(("gzip", "zstd")) else Kept.PLAIN
+    if size < KEPT_FROM_BYTES:
+        kept = Kept.NOTHING
 
     def finish() -> None:
         partial.finish(diff_id, repository.registry.host)
         _place(layout, partial, diff_id)
 
-    begin: Callable[[], int] = lambda: partial.begin(packed=packed)  # noqa: E731
+    begin: Callable[[], int] = lambda: partial.begin(kept)  # noqa: E731
     try:
         start = await trio.to_thread.run_sync(begin)
     except InvalidParameter:

@@ -83,9 +83,10 @@ def test_a_server_without_ranges_is_read_again_from_the_start(tmp_path: Path) ->
         assert_whole(images, name)
 
 
-def test_a_pull_that_was_given_up_is_taken_up_by_the_next(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", [GZIP, ZSTD, PLAIN])
+def test_a_pull_that_was_given_up_is_taken_up_by_the_next(tmp_path: Path, kind: str) -> None:
     with faulty_registry() as server:
-        name, packed = big(server)
+        name, packed = big(server, kind)
         server.faults.cut_after = [len(packed) // 2] + [0] * 20
         images = store(tmp_path)
         with pytest.raises(RootlessError, match=r"cannot reach the registry 127\.0\.0\.1:\d+: "):
@@ -99,9 +100,10 @@ def test_a_pull_that_was_given_up_is_taken_up_by_the_next(tmp_path: Path) -> Non
         assert asked == [f"bytes={len(packed) // 2}-"]
 
 
-def test_what_was_kept_and_is_damaged_is_fetched_anew(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", [GZIP, ZSTD, PLAIN])
+def test_what_was_kept_and_is_damaged_is_fetched_anew(tmp_path: Path, kind: str) -> None:
     with faulty_registry() as server:
-        name, packed = big(server)
+        name, packed = big(server, kind)
         server.faults.cut_after = [len(packed) // 2] + [0] * 20
         images = store(tmp_path)
         with pytest.raises(RootlessError):
@@ -323,11 +325,12 @@ KILLS = int(os.environ.get("ROOTLESS_TEST_KILLS", "8"))
 
 
 @pytest.mark.timeout(600)
-def test_killed_at_any_moment(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", [GZIP, PLAIN])
+def test_killed_at_any_moment(tmp_path: Path, kind: str) -> None:
     """ROOTLESS_TEST_KILLS=200 for the long run."""
     chance = random.Random(7)
     with faulty_registry() as server:
-        name, _ = big(server)
+        name, _ = big(server, kind)
         images = store(tmp_path)
         trio.run(images.prepare)
         command = [sys.executable, "-c", _PULLER, str(images.layout.root), name]
