@@ -21,8 +21,8 @@ STOP_SECONDS = 1.0  # one that waits for a file system stops later
 
 @contextmanager
 def frozen(pidfd: int) -> Iterator[None]:
-    """Those in the PID namespace of a process and in namespaces below it, but not in our own. One that was stopped
-    before stays that way. Raises OSError."""
+    """Those in the user namespace of a process, which each container has of its own, and in namespaces below it. One
+    that was stopped before stays that way. Raises OSError."""
     stopped: list[int] = []
     try:
         _stop(_pid_of(pidfd), stopped)
@@ -34,8 +34,8 @@ def frozen(pidfd: int) -> Iterator[None]:
 
 
 def _stop(first: int, stopped: list[int]) -> None:
-    namespace = os.stat(f"/proc/{first}/ns/pid").st_ino
-    if namespace == os.stat("/proc/self/ns/pid").st_ino:
+    namespace = os.stat(f"/proc/{first}/ns/user").st_ino
+    if namespace == os.stat("/proc/self/ns/user").st_ino:
         return
     inside: dict[int, bool] = {namespace: True}
     seen: set[int] = set()
@@ -80,7 +80,7 @@ def _open(pid: int, inside: dict[int, bool]) -> int | None:
 def _is_inside(pid: int, inside: dict[int, bool]) -> bool:
     """`inside` is what is known of namespaces, by inode."""
     try:
-        fd = os.open(f"/proc/{pid}/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+        fd = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return False  # somebody else's, or gone
     above: list[int] = []

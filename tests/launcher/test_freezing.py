@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pty
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -50,12 +51,49 @@ def test_all_stand_still_and_go_on_but_for_one_that_was_stopped_before(inside: l
     os.close(pidfd)
 
 
+def test_those_that_share_our_pid_namespace_too() -> None:
+    with subprocess.Popen(["unshare", "-Ur", "sh", "-c", "sleep 1000 & echo; wait"], stdout=subprocess.PIPE) as shell:
+        assert shell.stdout is not None
+        shell.stdout.readline()
+        pidfd = os.pidfd_open(shell.pid)
+        found = below(shell.pid)
+        with frozen(pidfd):
+            assert stopped(found) == [True, True]
+        while any(stopped(found)):
+            pass
+        os.close(pidfd)
+        for pid in found:
+            os.kill(pid, signal.SIGKILL)
+
+
 def test_they_go_on_when_it_fails(inside: list[int]) -> None:
     pidfd = os.pidfd_open(inside[0])
     with pytest.raises(BrokenPipeError), frozen(pidfd):
         raise BrokenPipeError
     while sum(stopped(inside)) != 1:
         pass
+    os.close(pidfd)
+
+
+def test_a_shell_with_job_control_sees_nothing_of_it() -> None:
+    outer, terminal = pty.fork()
+    if not outer:
+        os.execvp("unshare", ["unshare", "-Urpf", "bash", "--norc", "-i"])
+    os.write(terminal, b"sleep 1; echo do''ne\n")
+    while not any(b"sleep\0" in Path(f"/proc/{pid}/cmdline").read_bytes() for pid in below(outer)):
+        pass
+    shell = below(outer)[1]
+    pidfd = os.pidfd_open(shell)
+    for _ in range(20):
+        with frozen(pidfd):
+            pass
+    shown = b""
+    while b"done" not in shown:
+        shown += os.read(terminal, 4096)
+    assert b"Stopped" not in shown
+    os.kill(shell, signal.SIGKILL)
+    os.waitpid(outer, 0)
+    os.close(terminal)
     os.close(pidfd)
 
 
