@@ -27,6 +27,7 @@ class Poller:
         self._ready: dict[int, Ready] = {}
         self._removed: set[int] = set()  # since the last wait
         self.answer_expected = False
+        self.others_wait = False  # more than one descriptor is ready: nobody should take long
         self._in_vain = 0
 
     def add(self, fd: int, events: int, ready: Ready) -> None:
@@ -45,7 +46,9 @@ class Poller:
         """Wait, and call."""
         self._removed.clear()
         ready = self._spin() if self.answer_expected else []
-        for fd, events in ready or self._epoll.poll(timeout_seconds, 256):
+        ready = ready or self._epoll.poll(timeout_seconds, 256)
+        self.others_wait = len(ready) > 1
+        for fd, events in ready:
             if fd not in self._removed:
                 self._ready[fd](events)
 

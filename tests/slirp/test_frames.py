@@ -5,21 +5,24 @@ is left behind, memory is bounded.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import ipaddress
+import itertools
 import os
 import random
 import socket
 import sys
 import time
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slirp.config import NetworkConfig
 from slirp.host import tcp as tcp_module
 from slirp.host.endpoint import GATEWAY_MAC
-from slirp.run import Network
+from slirp.run import TURN_SECONDS, Network
 from slirp.wire import dhcp, ethernet, icmp, icmpv6, ipv4, ipv6, ndp, tcp, udp, virtio
 from slirp.wire.ip import ICMP, ICMPV6, MORE_FRAGMENTS, TCP, UDP
 
@@ -61,12 +64,24 @@ class Fuzzed:
             self.wires.append(wire)
         self.ours = ours
 
-    def give(self, frames: list[bytes]) -> None:
+    def fill(self, frames: list[bytes]) -> None:
+        """The device of guest a."""
         for frame in frames:
             try:
                 self.wires[0].send(frame)
             except BlockingIOError:
                 break
+
+    def left(self) -> int:
+        """How many frames are still there; none afterwards."""
+        tap, count = self.network._endpoints["a"].tap, 0
+        with contextlib.suppress(BlockingIOError):
+            while os.read(tap, 70000):
+                count += 1
+        return count
+
+    def give(self, frames: list[bytes]) -> None:
+        self.fill(frames)
         router = self.network._router
         for endpoint in self.network._endpoints.values():
             for _ in range(4):
@@ -205,6 +220,20 @@ def test_a_flood_leaves_memory_bounded() -> None:
         fuzzed.give([virtio.PLAIN + head + body, virtio.partial(34, 16) + head + header + syn])
     assert len(endpoint.fragments) <= 64
     assert endpoint.half_open <= tcp_module.MAX_HALF_OPEN
+    fuzzed.close()
+
+
+def test_a_turn_is_short_while_others_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A guest whose frames cost much takes fewer at once, when something else is ready."""
+    fuzzed = Fuzzed()
+    endpoint = fuzzed.network._endpoints["a"]
+    now = itertools.count(0.0, TURN_SECONDS / 2)  # a frame takes half a turn
+    monkeypatch.setattr("slirp.run.time.perf_counter", lambda: next(now))
+    for others_wait, taken in ((False, 8), (True, 3)):
+        fuzzed.network._poller.others_wait = others_wait
+        fuzzed.fill([virtio.PLAIN + bytes(14)] * 8)
+        fuzzed.network._frames(endpoint)
+        assert fuzzed.left() == 8 - taken
     fuzzed.close()
 
 
