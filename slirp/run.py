@@ -208,10 +208,10 @@ class Network:
         buffer, view, router, mac = self._buffer, self._view, self._router, endpoint.mac
         parts, usual = [buffer], GATEWAY_MAC + mac
         segment, datagram = router.connections.known, router.datagrams.known
-        clock = time.perf_counter
+        clock, limited = time.perf_counter, False
         until = clock() + (TURN_SECONDS if self._poller.others_wait else NO_HURRY_SECONDS)
-        for number in range(FRAME_BATCH):
-            if number and clock() > until:
+        for _ in range(FRAME_BATCH):
+            if limited and clock() > until:
                 break
             try:
                 length = os.readv(endpoint.tap, parts)
@@ -223,10 +223,13 @@ class Network:
                 break
             if endpoint.capture is not None and not endpoint.capture.frame([view[:length]]):
                 self._capture_to(None)
-            if buffer[HEADER_BYTES : HEADER_BYTES + 12] == usual and (
-                segment(endpoint, buffer, view, length) or datagram(endpoint, buffer, view, length)
-            ):
-                continue
+            if buffer[HEADER_BYTES : HEADER_BYTES + 12] == usual:
+                if segment(endpoint, buffer, view, length):
+                    continue  # never too many: they wait for our acknowledgments
+                limited = True
+                if datagram(endpoint, buffer, view, length):
+                    continue
+            limited = True
             destination = buffer[HEADER_BYTES : HEADER_BYTES + 6]
             if length < HEADER_BYTES + _ETHERNET_BYTES or buffer[HEADER_BYTES + 6 : HEADER_BYTES + 12] != mac:
                 continue  # too short, or not its own address

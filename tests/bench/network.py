@@ -249,7 +249,10 @@ def iperf(peer: Peer, *words: str) -> dict[str, float]:
         time.sleep(0.5)
         done = subprocess.run(command, capture_output=True, text=True)
     cpu = peer.cpu_seconds() - before
-    end = json.loads(done.stdout).get("end", {})
+    report = json.loads(done.stdout)
+    if "error" in report:
+        print(f"{peer.name}: {report['error']}", file=sys.stderr)
+    end = report.get("end", {})
     found: dict[str, float] = {}
     reverse = "-R" in words
     total = 0.0
