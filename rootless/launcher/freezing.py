@@ -1,8 +1,9 @@
 """A container's processes stopped for a while, where there is no cgroup of its own to freeze: SIGSTOP to each of them,
 and SIGCONT to those alone that it has stopped. Done in a child of the launcher: root in U may signal them all.
 
-The first process comes first: what it would start cannot come any more. Each is looked at again until no further one is
-found. They go on in the opposite order: a shell that waits for a child never sees that as stopped."""
+The first process comes first: what it would start cannot come any more. Then parents before their children, each only
+when the one before has come to a stop: a shell that still runs would see its child as stopped, and say so. They are
+looked for again until no further one is found, and go on in the opposite order."""
 
 from __future__ import annotations
 
@@ -45,15 +46,15 @@ def _stop(first: int, stopped: list[int]) -> None:
         if not new:
             break
         seen.update(new)
-        for pid in sorted(new, key=lambda pid: (pid != first, pid)):
+        for pid in sorted(new, key=lambda pid: (pid != first, _started(pid), pid)):
             if (fd := _open(pid, inside)) is None:
                 continue
             if not _is_stopped(pid) and _signal(fd, signal.SIGSTOP):
                 stopped.append(fd)
+                while time.monotonic() < until and not _is_stopped(pid):
+                    time.sleep(0.0002)
             else:
                 os.close(fd)
-        while time.monotonic() < until and not all(_is_stopped(pid) for pid in new):
-            time.sleep(0.001)
 
 
 def _pid_of(pidfd: int) -> int:
@@ -100,6 +101,15 @@ def _is_inside(pid: int, inside: dict[int, bool]) -> bool:
         return inside[inode]
     finally:
         os.close(fd)
+
+
+def _started(pid: int) -> int:
+    """When, in clock ticks (proc_pid_stat(5), field 22): a parent is older than its child, whatever their numbers."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return int(file.read().rpartition(b")")[2].split()[19])
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
 
 
 def _is_stopped(pid: int) -> bool:
