@@ -34,7 +34,7 @@ for i in range(5000):
     os.unlink(f"made/f{i}")
 """
 _COMPILE = """
-find source -name '*.c' -print0 | xargs -0 -P2 -I@ sh -c 'gcc -O1 -w -Isource/include -c @ -o @.o'
+find source -name '*.c' -print0 | sort -z | xargs -0 -P2 -I@ sh -c 'gcc -O1 -w -Isource/include -c @ -o @.o'
 ar rc all.a $(find source -name '*.o')
 """
 
