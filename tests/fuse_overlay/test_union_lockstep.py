@@ -121,7 +121,7 @@ class Side:
         elif what == "noxattr":
             os.removexattr(at, "user.a")
         elif what == "truncate":
-            os.truncate(at, (os.stat(at).st_size + 3) % 7)  # another size always: see docs/limitations.md
+            os.truncate(at, (os.stat(at).st_size + 3) % 7)  # another size always: see docs/storage.md
         elif what == "readlink":
             return os.readlink(at)
         elif what == "list":
