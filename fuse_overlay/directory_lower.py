@@ -1,7 +1,7 @@
 """A directory of this machine as a layer below: its own files, or what an engine has unpacked in overlayfs' format.
 
-A place is a path's number (`numbered_paths`). Whiteouts and opaque directories are taken in
-every form in which they are found: devices 0/0, xattrs of overlayfs and of fuse-overlayfs, `.wh.` names."""
+A place is a path's number (`numbered_paths`). Whiteouts and opaque directories are taken in every form in which they
+are found: devices 0/0, xattrs of overlayfs and of fuse-overlayfs, `.wh.` names."""
 
 from __future__ import annotations
 

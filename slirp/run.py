@@ -17,7 +17,6 @@ Answers are {"ok": true} or {"error": …}, with "gone": true where the endpoint
 
 from __future__ import annotations
 
-import array
 import ipaddress
 import json
 import os
@@ -84,10 +83,7 @@ class Network:
 
     # ------------------------------------------------------------------------------------------------ control
     def _command(self) -> None:
-        data, ancillary, _, _ = self._control.recvmsg(1 << 16, socket.CMSG_SPACE(64), socket.MSG_CMSG_CLOEXEC)
-        descriptors = array.array("i")
-        for _, _, payload in ancillary:
-            descriptors.frombytes(payload[: len(payload) & ~3])
+        data, descriptors, _, _ = socket.recv_fds(self._control, 1 << 16, 16, socket.MSG_CMSG_CLOEXEC)
         if not data:
             self._leaving = True
             return

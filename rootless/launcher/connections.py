@@ -27,7 +27,7 @@ class Connection:
 
 class Connections:
     """Accepts the user's own processes at `listener`. `handle(connection, request_id, request, descriptors)` is called
-    for each request; it owns the descriptors, and may raise what `refusal_of` knows, OSError and wire.BadMessage."""
+    for each request, as it came; it owns the descriptors, answers, and raises nothing."""
 
     def __init__(
         self,

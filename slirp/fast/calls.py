@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import functools
 import os
 import socket
 import struct
 from typing import NamedTuple
+
+from slirp.libc import check, library
 
 NOTIFICATION_BYTES = 80  # struct seccomp_notif
 FAST_SOCKETS_BYTES = 192 << 10  # of memory for calls that wait: 2048 of them
@@ -64,13 +65,13 @@ def notify_connects() -> int:
     buffer = ctypes.create_string_buffer(instructions, len(instructions))
     program = struct.pack("@HP", len(code), ctypes.addressof(buffer))  # struct sock_fprog
     number = _SYS_SECCOMP[machine]
-    return _check(_library().syscall(number, _SECCOMP_SET_MODE_FILTER, _FILTER_FLAG_NEW_LISTENER, program))
+    return check(library().syscall(number, _SECCOMP_SET_MODE_FILTER, _FILTER_FLAG_NEW_LISTENER, program))
 
 
 def receive(listener: int, where: int) -> bool:
     """The next notification to the memory at `where`, which must be zero: NOTIFICATION_BYTES. False: there is none, its
     caller has gone. Raises OSError."""
-    if _library().ioctl(listener, ctypes.c_ulong(_NOTIF_RECV), ctypes.c_void_p(where)) == 0:
+    if library().ioctl(listener, ctypes.c_ulong(_NOTIF_RECV), ctypes.c_void_p(where)) == 0:
         return True
     number = ctypes.get_errno()
     if number in (errno.ENOENT, errno.EINTR):
@@ -86,29 +87,29 @@ def parse(data: bytes | memoryview) -> Notification:
 
 def valid(listener: int, id_: int) -> bool:
     """Whether the caller still waits: what was read of its memory before was its own, then."""
-    result: int = _library().ioctl(listener, ctypes.c_ulong(_NOTIF_ID_VALID), struct.pack("=Q", id_))
+    result: int = library().ioctl(listener, ctypes.c_ulong(_NOTIF_ID_VALID), struct.pack("=Q", id_))
     return result == 0
 
 
 def answer(listener: int, id_: int, number: int) -> None:
     """connect(2) returns: 0, or -1 and this errno. In vain where its caller has gone."""
-    _library().ioctl(listener, ctypes.c_ulong(_NOTIF_SEND), struct.pack("=QqiI", id_, 0, -number, 0))
+    library().ioctl(listener, ctypes.c_ulong(_NOTIF_SEND), struct.pack("=QqiI", id_, 0, -number, 0))
 
 
 def let_go_on(listener: int, id_: int) -> None:
     """The kernel does what was asked, with whatever is in the caller's memory and behind its descriptor by then."""
-    _library().ioctl(listener, ctypes.c_ulong(_NOTIF_SEND), struct.pack("=QqiI", id_, 0, 0, _FLAG_CONTINUE))
+    library().ioctl(listener, ctypes.c_ulong(_NOTIF_SEND), struct.pack("=QqiI", id_, 0, 0, _FLAG_CONTINUE))
 
 
 def replace(listener: int, id_: int, source: int, target: int, *, close_on_exec: bool) -> None:
     """The caller's descriptor `target` becomes what `source` is here. Raises OSError."""
     request = struct.pack("=QIIII", id_, _ADDFD_FLAG_SETFD, source, target, os.O_CLOEXEC if close_on_exec else 0)
-    _check(_library().ioctl(listener, ctypes.c_ulong(_NOTIF_ADDFD), request))
+    check(library().ioctl(listener, ctypes.c_ulong(_NOTIF_ADDFD), request))
 
 
 def wake_at_once(listener: int) -> None:
     """Guest and supervisor take turns, and need not be moved between processors for it. A kernel may not know."""
-    _library().ioctl(listener, ctypes.c_ulong(_NOTIF_SET_FLAGS), ctypes.c_ulong(_SYNC_WAKE_UP))
+    library().ioctl(listener, ctypes.c_ulong(_NOTIF_SET_FLAGS), ctypes.c_ulong(_SYNC_WAKE_UP))
 
 
 def read_memory(thread: int, address: int, length: int) -> bytes:
@@ -117,7 +118,7 @@ def read_memory(thread: int, address: int, length: int) -> bytes:
     local = struct.pack("=QQ", ctypes.addressof(buffer), length)
     remote = struct.pack("=QQ", address, length)
     one = ctypes.c_ulong(1)
-    got = _check(_library().process_vm_readv(thread, local, one, remote, one, ctypes.c_ulong(0)))
+    got = check(library().process_vm_readv(thread, local, one, remote, one, ctypes.c_ulong(0)))
     return buffer.raw[:got]
 
 
@@ -130,7 +131,7 @@ def take_descriptor(thread: int, fd: int) -> int:
             raise
         pidfd = os.pidfd_open(_process_of(thread))  # its threads share their descriptors, but for a very odd one
     try:
-        return _check(_library().syscall(_SYS_PIDFD_GETFD, pidfd, fd, 0))
+        return check(library().syscall(_SYS_PIDFD_GETFD, pidfd, fd, 0))
     finally:
         os.close(pidfd)
 
@@ -140,7 +141,7 @@ def has_filter(sock: socket.socket) -> bool:
     only 0 is safe, which asks for their number."""
     length = ctypes.c_uint(0)
     pointer = ctypes.byref(length)
-    _check(_library().getsockopt(sock.fileno(), socket.SOL_SOCKET, _SO_GET_FILTER, None, pointer))
+    check(library().getsockopt(sock.fileno(), socket.SOL_SOCKET, _SO_GET_FILTER, None, pointer))
     return length.value > 0
 
 
@@ -150,15 +151,3 @@ def _process_of(thread: int) -> int:
             if line.startswith(b"Tgid:"):
                 return int(line.split()[1])
     raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
-
-
-@functools.cache
-def _library() -> ctypes.CDLL:
-    return ctypes.CDLL(None, use_errno=True)
-
-
-def _check(result: int) -> int:
-    if result < 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
-    return int(result)

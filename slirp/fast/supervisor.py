@@ -26,7 +26,6 @@ taken and not answered are found in memory both share (`slots`). Commands come a
 
 from __future__ import annotations
 
-import array
 import ctypes
 import errno
 import fcntl
@@ -115,10 +114,7 @@ class Supervisor:
 
     # ------------------------------------------------------------------------------------------------ commands
     def _command(self) -> None:
-        data, ancillary, _, _ = self._control.recvmsg(1 << 18, socket.CMSG_SPACE(64), socket.MSG_CMSG_CLOEXEC)
-        descriptors = array.array("i")
-        for _, _, payload in ancillary:
-            descriptors.frombytes(payload[: len(payload) & ~3])
+        data, descriptors, _, _ = socket.recv_fds(self._control, 1 << 18, 16, socket.MSG_CMSG_CLOEXEC)
         if not data:
             self._leaving = True
             return

@@ -14,6 +14,8 @@ import resource
 import struct
 from collections.abc import Callable
 
+from slirp.libc import check, library
+
 RESOLV_CONF = "/etc/resolv.conf"
 _CLONE_NEWNS, _CLONE_NEWUSER = 0x20000, 0x10000000  # include/uapi/linux/sched.h
 _MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC = 1, 2, 4, 8  # include/uapi/linux/mount.h
@@ -66,36 +68,25 @@ def confine() -> list[str]:
     return missing
 
 
-def _library() -> ctypes.CDLL:
-    return ctypes.CDLL(None, use_errno=True)
-
-
-def _check(result: int) -> int:
-    if result < 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
-    return result
-
-
 def _prctl(option: int, *arguments: int) -> None:
-    _check(_library().prctl(option, *[ctypes.c_ulong(argument) for argument in (*arguments, 0, 0, 0, 0)[:4]]))
+    check(library().prctl(option, *[ctypes.c_ulong(argument) for argument in (*arguments, 0, 0, 0, 0)[:4]]))
 
 
 def _leave_file_system() -> None:
     """A mount namespace with nothing but the directory of resolv.conf in it, read-only."""
-    library = _library()
+    libc = library()
     pivot_root = _SYS_PIVOT_ROOT[os.uname().machine]
-    if library.unshare(_CLONE_NEWNS):
-        _check(library.unshare(_CLONE_NEWUSER | _CLONE_NEWNS))  # no capabilities: then in a user namespace of its own
-    _check(library.mount(None, b"/", None, _MS_REC | _MS_PRIVATE, None))
+    if libc.unshare(_CLONE_NEWNS):
+        check(libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNS))  # no capabilities: then in a user namespace of its own
+    check(libc.mount(None, b"/", None, _MS_REC | _MS_PRIVATE, None))
     real = os.path.realpath(RESOLV_CONF)
     directory = os.path.dirname(real)
     tree = -1
     if os.path.isfile(real):
-        tree = _check(library.syscall(_SYS_OPEN_TREE, _AT_FDCWD, os.fsencode(directory), _OPEN_TREE_CLONE | _O_CLOEXEC))
+        tree = check(libc.syscall(_SYS_OPEN_TREE, _AT_FDCWD, os.fsencode(directory), _OPEN_TREE_CLONE | _O_CLOEXEC))
     link = os.readlink(RESOLV_CONF) if os.path.islink(RESOLV_CONF) else ""
     flags = _MS_NOSUID | _MS_NODEV | _MS_NOEXEC
-    _check(library.mount(b"none", _STAGE.encode(), b"tmpfs", flags, b"size=64k,mode=0555"))
+    check(libc.mount(b"none", _STAGE.encode(), b"tmpfs", flags, b"size=64k,mode=0555"))
     os.chdir(_STAGE)
     if tree >= 0:
         os.makedirs("." + directory, exist_ok=True)
@@ -103,24 +94,24 @@ def _leave_file_system() -> None:
             os.makedirs("./etc", exist_ok=True)
             os.symlink(link, "." + RESOLV_CONF)
         target = os.fsencode("." + directory)
-        _check(library.syscall(_SYS_MOVE_MOUNT, tree, b"", _AT_FDCWD, target, _MOVE_MOUNT_F_EMPTY_PATH))
+        check(libc.syscall(_SYS_MOVE_MOUNT, tree, b"", _AT_FDCWD, target, _MOVE_MOUNT_F_EMPTY_PATH))
         attributes = struct.pack("QQQQ", flags | _MS_RDONLY, 0, 0, 0)  # the MOUNT_ATTR bits are these flags
-        library.syscall(_SYS_MOUNT_SETATTR, tree, b"", _AT_EMPTY_PATH, attributes, len(attributes))  # kernel 5.12
+        libc.syscall(_SYS_MOUNT_SETATTR, tree, b"", _AT_EMPTY_PATH, attributes, len(attributes))  # kernel 5.12
         os.close(tree)
-    _check(library.syscall(pivot_root, b".", b"."))
-    _check(library.umount2(b".", _MNT_DETACH))
+    check(libc.syscall(pivot_root, b".", b"."))
+    check(libc.umount2(b".", _MNT_DETACH))
     os.chdir("/")
-    _check(library.mount(None, b"/", None, _MS_REMOUNT | _MS_BIND | _MS_RDONLY | flags, None))
+    check(libc.mount(None, b"/", None, _MS_REMOUNT | _MS_BIND | _MS_RDONLY | flags, None))
 
 
 def _drop_capabilities() -> None:
-    library = _library()
+    libc = library()
     for capability in range(64):
-        if library.prctl(_PR_CAPBSET_DROP, ctypes.c_ulong(capability), 0, 0, 0):
+        if libc.prctl(_PR_CAPBSET_DROP, ctypes.c_ulong(capability), 0, 0, 0):
             break  # the last one, or no right to
-    library.prctl(_PR_CAP_AMBIENT, ctypes.c_ulong(_PR_CAP_AMBIENT_CLEAR_ALL), 0, 0, 0)
+    libc.prctl(_PR_CAP_AMBIENT, ctypes.c_ulong(_PR_CAP_AMBIENT_CLEAR_ALL), 0, 0, 0)
     header = struct.pack("Ii", _CAPABILITY_VERSION_3, 0)
-    _check(library.syscall(_SYS_CAPSET[os.uname().machine], header, bytes(24)))
+    check(libc.syscall(_SYS_CAPSET[os.uname().machine], header, bytes(24)))
 
 
 def _filter_system_calls() -> None:
