@@ -5,15 +5,16 @@ Connections are kept for the next request where the last one is done with; a str
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
 from urllib.parse import quote, urlencode
 
-from rootless.client.connection import JSON_HEADERS, Connection, ConnectionLost, Hijacked, Response
+from rootless.client.connection import JSON_HEADERS, Connection, ConnectionLost, Hijacked, NotTaken, Response
 from rootless.client.endpoint import Endpoint
 from rootless.model.errors import Unavailable
 
 Query = Mapping[str, object]
+_T = TypeVar("_T")
 
 
 class Client:
@@ -52,14 +53,9 @@ class Client:
         if value is not None:
             data = json.dumps(value).encode()
             sent |= JSON_HEADERS
-        connection = self.connection()
-        try:
-            response = connection.request(method, target(path, query), sent, data)
-        except ConnectionLost:
-            if method != "GET" or self.endpoint.settings is None:
-                raise
-            connection = self.connect()  # our engine left, or was killed, just then: asking again does no harm
-            response = connection.request(method, target(path, query), sent, data)
+        connection, response = self._again(
+            self.connection(), lambda connection: connection.request(method, target(path, query), sent, data), method
+        )
         self._idle = connection
         return response.checked()
 
@@ -72,7 +68,21 @@ class Client:
     def hijack(self, path: str, query: Query | None = None, value: object = None) -> Hijacked:
         """POST and take the connection over. Raises ApiError, ConnectionLost, Unavailable."""
         body = None if value is None else json.dumps(value).encode()
-        return self.connection().hijack(target(path, query), body)
+        return self._again(self.connection(), lambda connection: connection.hijack(target(path, query), body))[1]
+
+    def _again(
+        self, connection: Connection, send: Callable[[Connection], _T], method: str = "POST"
+    ) -> tuple[Connection, _T]:
+        """What `send` returns, and on which connection: on another one where our engine left, or was killed, just then
+        and a second request does no harm."""
+        try:
+            return connection, send(connection)
+        except ConnectionLost as error:
+            if self.endpoint.settings is None or not (method == "GET" or isinstance(error, NotTaken)):
+                raise
+        connection.close()
+        connection = self.connect()
+        return connection, send(connection)
 
     def connection(self) -> Connection:
         """The connection that is free, or a new one; the caller has it."""
@@ -88,20 +98,19 @@ class Client:
 
     def connect(self) -> Connection:
         """A new connection, with the engine started if that is ours to do. Raises Unavailable, RootlessError."""
-        try:
-            return Connection(self.endpoint.socket_path)
-        except OSError as error:
-            if self.endpoint.settings is None or not isinstance(error, FileNotFoundError | ConnectionRefusedError):
-                raise Unavailable(
-                    f"Cannot connect to the engine at {self.endpoint.url}: {error.strerror}. Is it running?"
-                ) from error
-        from rootless.client.engine_start import start_engine
+        for last in (False, False, True):  # the one that was found to listen may have been about to die
+            try:
+                return Connection(self.endpoint.socket_path)
+            except OSError as error:
+                gone = isinstance(error, FileNotFoundError | ConnectionRefusedError)
+                if self.endpoint.settings is None or last or not gone:
+                    raise Unavailable(
+                        f"Cannot connect to the engine at {self.endpoint.url}: {error.strerror}. Is it running?"
+                    ) from error
+            from rootless.client.engine_start import start_engine
 
-        start_engine(self.endpoint.settings)
-        try:
-            return Connection(self.endpoint.socket_path)
-        except OSError as error:
-            raise Unavailable(f"Cannot connect to the engine at {self.endpoint.url}: {error.strerror}") from error
+            start_engine(self.endpoint.settings)
+        raise AssertionError("unreachable")
 
 
 def target(path: str, query: Query | None) -> str:

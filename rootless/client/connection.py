@@ -33,6 +33,10 @@ class ConnectionLost(RootlessError):
         super().__init__(message or "lost the connection to the engine: it has stopped or was killed")
 
 
+class NotTaken(ConnectionLost):
+    """The engine went away before it had read the request, which may be sent again: nothing has come of it."""
+
+
 class Hijacked:
     """The raw stream that a connection has become."""
 
@@ -135,6 +139,7 @@ class Connection:
             self._socket.close()
             raise
         self._h11 = h11.Connection(h11.CLIENT, max_incomplete_event_size=1 << 20)
+        self._repeatable = False  # a request is out, whole and in one piece, and nothing has come back
 
     @property
     def idle(self) -> bool:
@@ -160,7 +165,7 @@ class Connection:
     ) -> Response:
         """Send a request, wait for the head of its response. An iterable body is sent in chunks.
 
-        Raises ConnectionLost, ApiError never."""
+        Raises NotTaken, ConnectionLost; ApiError never."""
         self.send_request(method, target, headers, body)
         return self.response()
 
@@ -184,6 +189,7 @@ class Connection:
             all_headers["Content-Length"] = "0"
         head = h11.Request(method=method, target=target, headers=list(all_headers.items()))
         data = self._h11.send(head) or b""
+        self._repeatable = body is None or isinstance(body, bytes)
         try:
             for piece in pieces:
                 if piece:
@@ -230,6 +236,11 @@ class Connection:
                 event = self._h11.next_event()
                 if event is not h11.NEED_DATA:
                     return event
-                self._h11.receive_data(self._socket.recv(READ_BYTES))
+                data = self._socket.recv(READ_BYTES)
+                self._repeatable = False
+                self._h11.receive_data(data)
+        except ConnectionResetError as error:
+            # unix_release_sock() resets only where what we sent was never read, or the connection never accepted
+            raise (NotTaken if self._repeatable else ConnectionLost) from error
         except (h11.RemoteProtocolError, ConnectionError) as error:
             raise ConnectionLost from error

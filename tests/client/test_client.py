@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from rootless.client import ApiError, Client, ConnectionLost, Endpoint, resolve_
 from rootless.client.client import image_path, segment, target
 from rootless.client.testing import Answer, FakeEngine
 from rootless.model.errors import InvalidParameter, Unavailable
+from rootless.settings import load
 
 
 @pytest.fixture
@@ -63,6 +65,51 @@ def test_an_engine_that_goes_away_is_noticed(engine: FakeEngine) -> None:
     engine.answers["GET /logs"] = Answer(raw=b"some", cut=True)
     with pytest.raises(ConnectionLost):
         client_of(engine).open("GET", "/logs").read()
+
+
+@pytest.mark.parametrize("hijacked", [False, True])
+@pytest.mark.parametrize("accepted", [False, True])
+def test_a_request_that_a_dying_engine_never_read_is_sent_to_the_next_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, accepted: bool, hijacked: bool
+) -> None:
+    path = tmp_path / "api.sock"
+    dying = socket.socket(socket.AF_UNIX)
+    dying.bind(str(path))
+    dying.listen(1)
+    with FakeEngine(tmp_path / "next.sock") as following:
+        following.answers["POST /exec"] = Answer(takeover=lambda it: it.sendall(b"hello")) if hijacked else Answer(1)
+
+        def start(settings: object) -> None:
+            path.unlink()
+            path.symlink_to(following.path)
+
+        monkeypatch.setattr("rootless.client.engine_start.start_engine", start)
+        client = Client(Endpoint(str(path), load({"HOME": str(tmp_path)})))
+        client._idle = client.connect()  # before the engine's end, which the client hears of when it has sent
+        connection = dying.accept()[0] if accepted else None
+        threading.Timer(0.1, lambda: [end.close() for end in (dying, connection) if end is not None]).start()
+        if hijacked:
+            assert client.hijack("/exec", value={"Cmd": ["x"]}).receive() == b"hello"
+        else:
+            assert client.call("POST", "/exec", value={"Cmd": ["x"]}) == 1
+    assert [request.value for request in following.received] == [{"Cmd": ["x"]}]
+
+
+def test_a_request_that_was_read_is_not_sent_again(tmp_path: Path) -> None:
+    path = tmp_path / "api.sock"
+    with socket.socket(socket.AF_UNIX) as dying:
+        dying.bind(str(path))
+        dying.listen(1)
+
+        def read_and_die() -> None:
+            connection = dying.accept()[0]
+            connection.recv(65536)
+            connection.close()
+
+        threading.Thread(target=read_and_die).start()
+        with pytest.raises(ConnectionLost) as caught:
+            Client(Endpoint(str(path), load({"HOME": str(tmp_path)}))).call("POST", "/exec", value={"Cmd": ["x"]})
+    assert type(caught.value) is ConnectionLost
 
 
 def test_a_hijacked_connection_carries_bytes_both_ways(engine: FakeEngine) -> None:
