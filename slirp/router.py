@@ -21,7 +21,7 @@ from slirp.host.poller import Poller
 from slirp.host.published import PublishedPorts
 from slirp.host.resolvers import Resolvers
 from slirp.host.stale import disturb
-from slirp.host.tcp import ACK_SECONDS, Connections
+from slirp.host.tcp import Connections
 from slirp.host.udp import Datagrams
 from slirp.stack.leases import Leases
 from slirp.stack.names import Names
@@ -224,17 +224,15 @@ class Router:
         self.connections.flush()
         self.datagrams.flush()
 
-    @property
-    def patience_seconds(self) -> float:
+    def patience_seconds(self, now: float) -> float:
         """How long to wait for something to happen, at most, before `answer` and `tick`."""
-        if self.connections.patient:
-            return ACK_SECONDS
-        timed = self.connections.timed or self._dns.waiting or self._dns_streams.waiting or self.published.waiting
-        return TICK_SECONDS if timed else IDLE_TICK_SECONDS
+        timed = self._dns.waiting or self._dns_streams.waiting or self.published.waiting
+        return min(TICK_SECONDS if timed else IDLE_TICK_SECONDS, self.connections.patience_seconds(now))
 
     def answer(self, now: float) -> None:
         """After everything that has happened at once."""
         self.connections.answer(now)
+        self.connections.timers(now)
 
     def tick(self, now: float) -> None:
         self.connections.tick(now)

@@ -72,7 +72,7 @@ class Network:
         self._poller.add(self._control.fileno(), READ, lambda _: self._command())
         next_tick = 0.0
         while not self._leaving:
-            self._poller.run_once(self._router.patience_seconds)
+            self._poller.run_once(self._router.patience_seconds(time.monotonic()))
             if self._endpoints and self._unconfined is None:
                 self._unconfined = confine()  # the answer to Attach need not wait for this, packets must
             now = time.monotonic()

@@ -95,6 +95,7 @@ class Faults:
     delay_seconds: float = 0.0
     corruption: float = 0.0
     reordering: float = 0.0
+    room: int = 1 << 40  # bytes of payload that may be on the way
 
 
 class FaultyLink:
@@ -116,14 +117,17 @@ class FaultyLink:
         options: bytes,
         payload: bytes | memoryview,
         mss: int,
-    ) -> None:
+    ) -> bool:
         segment = Segment(1, 2, sequence, acknowledgment, flags, window, options, memoryview(bytes(payload)))
+        if payload and sum(len(waiting.payload) for _, _, waiting in self._queue) > self._faults.room:
+            return False
         copies = 1 + (self._random.random() < self._faults.duplication)
         for _ in range(copies):
             if self._random.random() >= self._faults.loss:
                 due = self.now + 1e-4 + self._random.random() * self._faults.delay_seconds
                 self._count += 1
                 heapq.heappush(self._queue, (due, self._count, segment))
+        return True
 
     @property
     def next_due(self) -> float:

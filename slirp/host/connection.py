@@ -111,7 +111,7 @@ class Connection:
         options: bytes,
         payload: bytes | memoryview,
         mss: int,
-    ) -> None:
+    ) -> bool:
         length = len(payload)
         tcp_bytes = 20 + len(options) + length
         # the checksum field holds the pseudo header's sum alone: the device's offload does the rest
@@ -144,8 +144,9 @@ class Connection:
                     self._connections.poller.answer_expected = True
             else:
                 self.endpoint.writev((head,))
-        except OSError:
-            return  # lost; it is sent again
+        except OSError as error:  # others: it is lost
+            return error.errno not in (errno.EAGAIN, errno.ENOBUFS)
+        return True
 
     # ------------------------------------------------------------------------------------------------ the host's side
     def read_into(self, view: memoryview) -> int | None:

@@ -17,6 +17,7 @@ from slirp.host.endpoint import Endpoint
 from slirp.host.outbound import Outbound
 from slirp.host.poller import Poller
 from slirp.stack import tcp_flow
+from slirp.stack.recovery import NEVER
 from slirp.wire import tcp, virtio
 from slirp.wire.checksum import checksum, pseudo_sum
 from slirp.wire.ip import TCP, Packet
@@ -26,6 +27,7 @@ MAX_HALF_OPEN = 1024  # of one guest
 MAX_LINGERING = 1024  # of one network; who is over takes no room from who is not
 HALF_CLOSED_SECONDS = 900.0
 ACK_SECONDS = 0.001  # how long an acknowledgment may wait; RFC 9293 3.8.6.3 allows 0.5
+TIMER_SECONDS, VISIT_SECONDS = 0.001, 1e-5  # between two looks at timers, at least; and for each timer
 _KIND = virtio.HEADER_BYTES + 12  # of a frame with its virtio header: where the Ethernet type is
 _IP = virtio.HEADER_BYTES + 14
 _SIMPLE4, _SIMPLE6 = b"\x08\x00\x45", b"\x86\xdd"  # IPv4 without options, IPv6
@@ -51,6 +53,7 @@ class Connections:
         self._max_flows = int(resource.getrlimit(resource.RLIMIT_NOFILE)[0] * FLOWS_SHARE)
         self._by_key: dict[bytes, Connection] = {}
         self._timed: set[Connection] = set()
+        self._next_timer = NEVER  # not after the first of theirs
         self._lingering: dict[Connection, None] = {}  # in the order they ended
         self._half_open: set[Connection] = set()
         self._unacknowledged: list[Connection] = []
@@ -141,10 +144,11 @@ class Connections:
                     self.poller.answer_expected = True
             self._unacknowledged.clear()
 
-    @property
-    def patient(self) -> bool:
-        """Whether `answer` should be called within ACK_SECONDS."""
-        return bool(self._patient)
+    def patience_seconds(self, now: float) -> float:
+        """Within which `answer` and `timers` should be called."""
+        if self._patient:
+            return ACK_SECONDS
+        return max(0.0, self._next_timer - now)
 
     def answer(self, now: float) -> None:
         """Acknowledge what nothing has carried."""
@@ -254,8 +258,11 @@ class Connections:
         """After anything has happened to a flow."""
         if self._half_open and connection.flow.state not in _HALF_OPEN:
             self._whole(connection)
-        if connection.flow.timed:
+        timer = connection.flow.timer
+        if timer != NEVER:
             self._timed.add(connection)
+            if timer < self._next_timer:
+                self._next_timer = timer
             if connection.flow.state == tcp_flow.LINGERING and connection not in self._lingering:
                 self._lingering[connection] = None
                 connection.endpoint.flows -= 1
@@ -266,15 +273,18 @@ class Connections:
             if connection.flow.state == tcp_flow.CLOSED:
                 self._drop(connection)
 
-    @property
-    def timed(self) -> bool:
-        return bool(self._timed)
-
-    def tick(self, now: float) -> None:
-        """Timers that are due; and, rarely, flows that were left half-closed."""
+    def timers(self, now: float) -> None:
+        """Those that are due."""
+        if now < self._next_timer:
+            return
+        self._next_timer = NEVER
         for connection in list(self._timed):
             connection.flow.tick(now)
             self.touched(connection)
+        self._next_timer = max(self._next_timer, now + TIMER_SECONDS, now + len(self._timed) * VISIT_SECONDS)
+
+    def tick(self, now: float) -> None:
+        """Rarely: flows that were left half-closed."""
         if now >= self._next_reap:
             self._next_reap = now + 60
             for connection in list(self._by_key.values()):

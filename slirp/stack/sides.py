@@ -41,8 +41,8 @@ class Guest(Protocol):
         options: bytes,
         payload: bytes | memoryview,
         mss: int,
-    ) -> None:
-        """Send a segment, of any size up to Buffers.SIZE; it may be lost."""
+    ) -> bool:
+        """Send a segment, of any size up to Buffers.SIZE; it may be lost. False: not sent, the device is full."""
 
 
 class Buffers(Protocol):

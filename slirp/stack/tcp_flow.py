@@ -20,11 +20,12 @@ from __future__ import annotations
 
 from collections import deque
 
+from slirp.stack.kept import Kept
 from slirp.stack.reassembly import OutOfOrder
-from slirp.stack.scoreboard import Scoreboard
+from slirp.stack.recovery import DUPLICATES, NEVER, Recovery
 from slirp.stack.sequence import MASK, distance
 from slirp.stack.sides import Buffers, Guest, Host, HostReset
-from slirp.stack.timeout import Timeout
+from slirp.stack.timeout import DELAYED_ACK, MAX_PROBE, MAX_RTO, Timeout
 from slirp.wire import tcp
 from slirp.wire.tcp import ACK, FIN, PSH, RST, SYN, Options, Segment
 
@@ -32,25 +33,9 @@ CONNECTING, SYN_RECEIVED, SYN_SENT, OPEN, LINGERING, CLOSED = range(6)
 WINDOW_SHIFT = 6
 RECEIVE_WINDOW = 2 << 20  # bytes of the guest's that we hold when the host's socket takes no more
 SEND_LIMIT = 4 << 20  # bytes to the guest that may be unacknowledged, whatever window it offers
-MAX_RETRIES = 12
+GIVE_UP_SECONDS, GIVE_UP_OPENING_SECONDS = 900.0, 120.0  # without an answer; about Linux' tcp_retries2, tcp_syn_retries
 LINGER_SECONDS = 2.0
 SMALL_BYTES = 4096  # pieces up to this size are copied, so that they do not hold a large buffer
-
-
-class _Chunk:
-    """Data sent to the guest and not yet acknowledged."""
-
-    __slots__ = ("again", "buffer", "data", "length", "sent_at", "sequence")
-
-    def __init__(
-        self, sequence: int, data: bytes | memoryview, length: int, buffer: memoryview | None, now: float
-    ) -> None:
-        self.sequence = sequence
-        self.data = data
-        self.length = length
-        self.buffer = buffer
-        self.sent_at = now
-        self.again = False
 
 
 class Flow:
@@ -59,26 +44,25 @@ class Flow:
     __slots__ = (
         "_blocked",
         "_buffers",
-        "_chunks",
+        "_deadline",
         "_dup_acks",
         "_early",
         "_fin_at",
         "_guest",
         "_guest_fin",
         "_host",
-        "_later_acks",
+        "_kept",
         "_mss",
         "_pending",
         "_pending_bytes",
-        "_recover",
-        "_resent_before",
+        "_probed",
+        "_recovery",
         "_retries",
-        "_sacked",
         "_selective",
         "_shift_in",
         "_shift_out",
+        "_silent_since",
         "_timeout",
-        "_timer",
         "_unanswered_bytes",
         "_window_edge",
         "ack_due",
@@ -90,6 +74,7 @@ class Flow:
         "send_next",
         "send_window",
         "state",
+        "timer",
         "unacknowledged",
     )
 
@@ -103,15 +88,16 @@ class Flow:
         self._shift_out = 0  # how far the guest's windows are shifted
         self._shift_in = 0  # and ours
         self._blocked = False  # nothing is read from the host until the guest makes room
-        self._chunks: deque[_Chunk] = deque()
+        self._kept = Kept(buffers)
         self._dup_acks = 0
-        self._recover: int | None = None
-        self._resent_before, self._later_acks = 0, 0  # `send_next` when a piece was last sent again, and acks since
+        self._recovery: Recovery | None = None  # while anything may be lost
         self._selective = False  # whether both sides speak of what has come out of turn
-        self._sacked = Scoreboard()  # what the guest has said it has, beyond `unacknowledged`
         self._timeout = Timeout()
         self._retries = 0
-        self._timer = float("inf")
+        self._silent_since = now  # the first of these time-outs
+        self._probed = False  # the tail has been asked for: what comes next is a time-out
+        self.timer = NEVER  # when `tick` has something to do
+        self._deadline = NEVER  # of the probe or time-out, in a recovery, which may have something to do sooner
         self.host_ended = False  # the host's socket has ended: a FIN follows the data
         self.receive_next = 0
         self._window_edge = 0  # the highest sequence number we have allowed, never taken back
@@ -171,7 +157,7 @@ class Flow:
         window = min(RECEIVE_WINDOW, 0xFFFF)
         self._window_edge = (self.receive_next + window) & MASK
         self._guest.transmit(flags, self.unacknowledged, acknowledgment, window, options, b"", self._mss)
-        self._timer = now + self._timeout.seconds
+        self.timer = now + self._timeout.seconds
 
     # ------------------------------------------------------------------------------------------------ from the guest
     def segment(self, segment: Segment, now: float) -> None:
@@ -232,8 +218,8 @@ class Flow:
             self._retries = 0
             self._timeout.restore()
         else:
-            self._timeout.measured(now - (self._timer - self._timeout.seconds))  # since our SYN
-        self._timer = float("inf")
+            self._timeout.measured(now - (self.timer - self._timeout.seconds))  # since our SYN
+        self.timer = NEVER
         self._host.want(True, False)
 
     def _reset_arrived(self, segment: Segment) -> None:
@@ -251,7 +237,8 @@ class Flow:
 
     def _acknowledged(self, segment: Segment, now: float) -> bool:
         """The acknowledgment and window of a segment. False: nothing else of it counts."""
-        ahead = distance(segment.acknowledgment, self.unacknowledged)
+        acknowledgment = segment.acknowledgment
+        ahead = distance(acknowledgment, self.unacknowledged)
         outstanding = distance(self.send_next, self.unacknowledged)
         if ahead > outstanding:
             self.ack_due = self.ack_urgent = True
@@ -259,65 +246,44 @@ class Flow:
         if self.state == SYN_RECEIVED:
             if ahead != 1:
                 return False
-            self.unacknowledged = segment.acknowledgment
+            self.unacknowledged = acknowledgment
             self._opened(now)
             self.send_window = segment.window << self._shift_out
             return True
         if ahead < 0:
             return True
-        window = segment.window << self._shift_out
-        if self._selective and segment.options:
-            self._sacked.add(tcp.parse_blocks(segment.options), self.unacknowledged, outstanding)
-        if ahead > 0:
-            self._advance(segment.acknowledgment, now)
-        elif (
-            outstanding
-            and not segment.payload
-            and not segment.flags & FIN
-            and (window == self.send_window or (self._selective and segment.options))
-        ):
-            self._dup_acks += 1
-            if self._recover is None:
-                if self._dup_acks >= 3:
-                    self._recover = self.send_next
-                    self._retransmit(now)
-            elif self._sacked.has_beyond(self._resent_before):
-                # what was sent after the piece that was sent again is there, and that piece is not
-                self._later_acks += 1
-                if self._later_acks >= 3:
-                    self._retransmit(now)
+        window, offered = segment.window << self._shift_out, self.send_window
         self.send_window = window
+        blocks = tcp.parse_blocks(segment.options) if self._selective and segment.options else []
+        if self._recovery is not None or (blocks and any(distance(after, acknowledgment) > 0 for _, after in blocks)):
+            self._repair(acknowledgment, blocks, now)
+        elif ahead > 0:
+            self.unacknowledged = acknowledgment
+            sent_at = self._kept.acknowledged(acknowledgment)
+            if sent_at >= 0:
+                self._timeout.measured(now - sent_at)
+            self._answered(now)
+        if not self._selective and outstanding:
+            again = not ahead and window == offered and not segment.payload and not segment.flags & FIN
+            self._dup_acks = self._dup_acks + 1 if again else 0
+            if self._dup_acks == DUPLICATES:
+                self._begin_recovery(now).head_lost()
+                self._send_lost(now)
+        if not window:
+            self._silent_since = now  # it answers, and may keep its window shut for ever
         if not outstanding - ahead:
-            self._timer = now + self._timeout.seconds if not window else float("inf")
+            self.timer = now + self._timeout.seconds if not window else NEVER
         return True
 
-    def _advance(self, acknowledgment: int, now: float) -> None:
-        """Data of ours has arrived."""
-        self.unacknowledged = acknowledgment
+    def _answered(self, now: float) -> None:
+        """Data of ours has arrived, or has been sent where all had arrived."""
         if self._retries:
+            self._retries = 0
             self._timeout.restore()
-        self._dup_acks = self._retries = 0
-        chunks = self._chunks
-        sent_at = -1.0
-        while chunks and distance(acknowledgment, chunks[0].sequence) >= chunks[0].length:
-            chunk = chunks.popleft()
-            self._let_go(chunk)
-            # no sample of what was sent twice (Karn), nor of what had to wait for that
-            sent_at = -1.0 if chunk.again or self._recover is not None else chunk.sent_at
-        if sent_at >= 0:
-            self._timeout.measured(now - sent_at)
-        if self._recover is not None:
-            if distance(acknowledgment, self._recover) >= 0:
-                self._recover = None
-            else:
-                self._retransmit(now)  # a further hole (RFC 6582)
-        self._timer = now + self._timeout.seconds
-
-    def _let_go(self, chunk: _Chunk) -> None:
-        if chunk.buffer is not None:
-            self._buffers.give(chunk.buffer)
-        else:
-            self._buffers.release(chunk.length)
+        self._probed = False
+        # one segment may be acknowledged late
+        few = distance(self.send_next, self.unacknowledged) <= 2 * self._mss
+        self.timer = self._deadline = now + self._timeout.probe_seconds + (DELAYED_ACK if few else 0.0)
 
     def _data(self, sequence: int, payload: memoryview, fin: bool) -> None:
         """Payload and end, in or out of turn."""
@@ -389,9 +355,10 @@ class Flow:
     def _acknowledge(self) -> None:
         self._send(ACK, self.send_next, b"")
 
-    def _send(self, flags: int, sequence: int, payload: bytes | memoryview) -> None:
+    def _send(self, flags: int, sequence: int, payload: bytes | memoryview) -> bool:
+        """False: the device is full."""
         if self.state == CLOSED:
-            return
+            return True
         window = max(0, RECEIVE_WINDOW - self._pending_bytes - self._early.held_bytes)
         edge = (self.receive_next + window) & MASK
         if distance(edge, self._window_edge) > 0:
@@ -403,7 +370,7 @@ class Flow:
         options = b""
         if len(self._early) and self._selective and not len(payload):
             options = tcp.emit_blocks(self._early.blocks(3))
-        self._guest.transmit(flags, sequence, self.receive_next, shifted, options, payload, self._mss)
+        return self._guest.transmit(flags, sequence, self.receive_next, shifted, options, payload, self._mss)
 
     def fill(self, now: float) -> None:
         """Send the guest what the host has, as far as the guest's window allows. One read, so that flows take turns."""
@@ -411,13 +378,15 @@ class Flow:
             return
         in_flight = distance(self.send_next, self.unacknowledged)
         room = min(self.send_window, SEND_LIMIT) - in_flight
+        if self._recovery is not None:
+            room = min(room, self._recovery.window - self._recovery.pipe)
         self._blocked = room <= 0 or (room < self._mss and in_flight > 0)  # no silly windows: RFC 9293 3.8.6.2.1
         buffer = None if self._blocked else self._buffers.take()
         if buffer is None:
             self._blocked = True
             if not in_flight:
-                self._timer = min(
-                    self._timer, now + self._timeout.seconds
+                self.timer = min(
+                    self.timer, now + self._timeout.seconds
                 )  # probe a closed window; memory may be free again
             self._host.want(False, bool(self._pending))
             return
@@ -439,12 +408,16 @@ class Flow:
         if count <= SMALL_BYTES and self._buffers.hold(count):
             data, kept = bytes(data), None
             self._buffers.give(buffer)
-        self._chunks.append(_Chunk(self.send_next, data, count, kept, now))
         sequence = self.send_next
+        self._kept.keep(sequence, data, count, kept, now)
         self.send_next = (sequence + count) & MASK
+        if self._recovery is not None:
+            self._recovery.sent(count, now)
         if not in_flight:
-            self._timer = now + self._timeout.seconds
-        self._send(ACK | PSH, sequence, data)
+            self._answered(now)
+        if not self._send(ACK | PSH, sequence, data):
+            room = count
+            self._refused(count, now)
         self._blocked = room <= count
         self._host.want(room > count, bool(self._pending))
 
@@ -452,7 +425,9 @@ class Flow:
         self.host_ended = True
         self._fin_at = self.send_next
         self.send_next = (self.send_next + 1) & MASK
-        self._timer = now + self._timeout.seconds
+        if self._recovery is not None:
+            self._recovery.sent(1, now)
+        self._answered(now)
         self._host.want(False, bool(self._pending))
         self._send(FIN | ACK, self._fin_at, b"")
 
@@ -494,54 +469,112 @@ class Flow:
         return self.state == OPEN and not self.host_ended and not self._blocked and in_flight < window
 
     # ------------------------------------------------------------------------------------------------ time
-    @property
-    def timed(self) -> bool:
-        """Whether `tick` has anything to wait for."""
-        return self._timer != float("inf")
-
     def tick(self, now: float) -> None:
         """Retransmission, probe and end of lingering, when they are due."""
-        if now < self._timer:
+        if now < self.timer:
             return
         if self.state == LINGERING:
             self.state = CLOSED
-            self._timer = float("inf")
+            self.timer = NEVER
             return
-        self._retries += 1
-        if self._retries > MAX_RETRIES:
-            self.abort()
+        if self.state == OPEN and self.send_next != self.unacknowledged:
+            self._overdue(now)
             return
-        self._timeout.back_off()
+        if not self._silent(now):
+            return
         if self.state == SYN_RECEIVED:
             self._send_syn(SYN | ACK, now)
         elif self.state == SYN_SENT:
             self._send_syn(SYN, now)
-        elif self.state == OPEN:
-            if self.send_next != self.unacknowledged:
-                self._recover = self.send_next
-                self._sacked.clear()
-                self._retransmit(now)
-            elif not self.send_window:
-                self._retries = min(self._retries, MAX_RETRIES - 1)  # a guest may keep its window shut for ever
-                self._send(ACK, (self.send_next - 1) & MASK, b"")
-            else:
-                self._timer = float("inf")
-                self._retries = 0
-                self.fill(now)
-                return
-            self._timer = now + self._timeout.seconds
+        elif not self.send_window:
+            self._send(ACK, (self.send_next - 1) & MASK, b"")
+            self.timer = now + self._timeout.seconds
+        else:
+            self.timer = NEVER
+            self._retries = 0
+            self.fill(now)
 
-    def _retransmit(self, now: float) -> None:
-        """The first piece that is not acknowledged, no more of it than the guest's window."""
-        self._resent_before, self._later_acks = self.send_next, 0
-        if self._chunks:
-            chunk = self._chunks[0]
-            chunk.again = True
-            done = max(0, distance(self.unacknowledged, chunk.sequence))
-            limit = min(max(self.send_window, self._mss), self._sacked.hole_bytes(self.unacknowledged, SEND_LIMIT))
-            self._send(ACK | PSH, (chunk.sequence + done) & MASK, chunk.data[done : done + limit])
-        elif self.host_ended:
-            self._send(FIN | ACK, self._fin_at, b"")
+    def _silent(self, now: float) -> bool:
+        """A time-out. False: there were too many."""
+        if not self._retries:
+            self._silent_since = now
+        self._retries += 1
+        if now - self._silent_since > (GIVE_UP_SECONDS if self.state == OPEN else GIVE_UP_OPENING_SECONDS):
+            self.abort()
+            return False
+        self._timeout.back_off(MAX_PROBE if self.state == OPEN and not self.send_window else MAX_RTO)
+        return True
+
+    # ------------------------------------------------------------------------------------------------ losses
+    def _begin_recovery(self, now: float) -> Recovery:
+        """From now on it is counted what is on the way."""
+        if self._recovery is None:
+            una = self.unacknowledged
+            self._recovery = Recovery(una, self._kept.sendings(una), self._mss, SEND_LIMIT)
+            if self.host_ended and self.unacknowledged != self.send_next:
+                self._recovery.sent(1, now)  # our FIN
+        return self._recovery
+
+    def _repair(self, acknowledgment: int, blocks: list[tuple[int, int]], now: float) -> None:
+        """An acknowledgment while something is amiss."""
+        recovery = self._begin_recovery(now)
+        news = recovery.acknowledged(acknowledgment, blocks, now)
+        self.unacknowledged = acknowledgment
+        self._kept.acknowledged(acknowledgment)
+        if recovery.round_trip >= 0:
+            self._timeout.measured(recovery.round_trip)
+        recovery.look(now)
+        if news:
+            if not self._selective and recovery.repairing:
+                recovery.head_lost()  # a further hole, RFC 6582
+            self._answered(now)
+            if recovery.troubled:
+                self._deadline = now + self._timeout.seconds
+        self._send_lost(now)
+        if recovery.over:
+            self._recovery = None
+
+    def _refused(self, count: int, now: float) -> None:
+        """The device did not take the last `count` bytes."""
+        recovery = self._recovery or self._begin_recovery(now)
+        recovery.refused(count, now)
+        self.timer = min(self._deadline, recovery.due)
+
+    def _send_lost(self, now: float) -> None:
+        """What is lost, as far as both windows allow; at least something where nothing is on the way."""
+        recovery = self._recovery
+        if recovery is None:
+            return
+        while (lost := recovery.next_lost()) is not None:
+            sequence, length = lost
+            room = max(recovery.window - recovery.pipe, 0 if recovery.pipe else self._mss)
+            ahead = distance(sequence, self.unacknowledged)
+            length = min(length, room, max(self.send_window - ahead, 0 if ahead else self._mss))
+            if length <= 0 or (length < self._mss and length < lost[1] and recovery.pipe):
+                break
+            data = self._kept.at(sequence, length, self._mss)
+            sent = self._send(ACK | PSH, sequence, data) if data else self._send(FIN | ACK, self._fin_at, b"")
+            if not sent:
+                recovery.full(now)
+                break
+            recovery.resent(len(data) or 1, now)
+        self.timer = min(self._deadline, recovery.due)
+
+    def _overdue(self, now: float) -> None:
+        """No acknowledgment has come for what is outstanding."""
+        recovery = self._recovery
+        if recovery is not None and now < self._deadline:
+            recovery.look(now)
+        elif not self._probed and (recovery is None or not recovery.troubled):
+            self._probed = True  # only the tail may be lost, of which nothing can tell: RFC 8985 7
+            self._begin_recovery(now).tail()
+            self._deadline = now + self._timeout.seconds
+        else:
+            if not self._silent(now):
+                return
+            self._begin_recovery(now).timed_out()
+            self._deadline = now + self._timeout.seconds
+        self._send_lost(now)
 
     # ------------------------------------------------------------------------------------------------ the end
     def _maybe_over(self, now: float) -> None:
@@ -551,7 +584,7 @@ class Flow:
             self.state = LINGERING
             self._buffers.release(self._early.held_bytes)
             self._early = OutOfOrder(0)
-            self._timer = now + LINGER_SECONDS
+            self.timer = now + LINGER_SECONDS
             self._host.close(reset=False)
 
     def abort(self) -> None:
@@ -564,11 +597,10 @@ class Flow:
         if self.state not in (CLOSED, LINGERING):
             self._host.close(reset)
         self.state = CLOSED
-        self._timer = float("inf")
+        self.timer = NEVER
         self.ack_due = False
-        for chunk in self._chunks:
-            self._let_go(chunk)
-        self._chunks.clear()
+        self._kept.clear()
+        self._recovery = None
         self._buffers.release(self._pending_bytes + self._early.held_bytes)
         self._early = OutOfOrder(0)
         self._pending.clear()

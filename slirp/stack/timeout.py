@@ -1,18 +1,27 @@
-"""How long a flow waits for an acknowledgment before it sends again (RFC 6298). Pure. Used by `tcp_flow`."""
+"""How long a flow waits for an acknowledgment: before it sends again (RFC 6298), and before it asks whether its last
+segment has arrived (RFC 8985 7, tail loss probes). Pure. Used by `tcp_flow`.
+
+Not as the RFCs have it, because the guest is near and no network is between that could be congested: the minimum and
+the maximum are smaller, and the first few time-outs in a row are not doubled (as Linux' tcp_thin_linear_timeouts)."""
 
 from __future__ import annotations
 
-MIN_RTO, MAX_RTO, FIRST_RTO = 0.1, 60.0, 1.0  # seconds; RFC 6298, but for the minimum: the guest is near
+MIN_RTO, MAX_RTO, FIRST_RTO = 0.05, 4.0, 0.25  # seconds
+MAX_PROBE = 60.0  # seconds between two questions whether a window is still shut
+LINEAR_TIMEOUTS = 6  # TCP_THIN_LINEAR_RETRIES of Linux
+MIN_PROBE = 0.005
+DELAYED_ACK = 0.05  # seconds a guest may wait before it acknowledges one segment; Linux 40 ms
 
 
 class Timeout:
-    """`seconds` is the time-out in force."""
+    """`seconds` is the time-out in force, `probe_seconds` when to ask for the tail."""
 
-    __slots__ = ("_srtt", "_variation", "seconds")
+    __slots__ = ("_in_a_row", "_srtt", "_variation", "probe_seconds", "seconds")
 
     def __init__(self) -> None:
         self._srtt = self._variation = 0.0
-        self.seconds = FIRST_RTO
+        self._in_a_row = 0
+        self.seconds = self.probe_seconds = FIRST_RTO
 
     def measured(self, seconds: float) -> None:
         """A round trip; not of what was sent twice (Karn), nor of what had to wait for that."""
@@ -21,13 +30,17 @@ class Timeout:
         else:
             self._variation += (abs(self._srtt - seconds) - self._variation) / 4
             self._srtt += (seconds - self._srtt) / 8
+        self.probe_seconds = max(MIN_PROBE, 2 * self._srtt)
         self.restore()
 
-    def back_off(self) -> None:
+    def back_off(self, most: float = MAX_RTO) -> None:
         """It has passed."""
-        self.seconds = min(MAX_RTO, self.seconds * 2)
+        self._in_a_row += 1
+        if self._in_a_row >= LINEAR_TIMEOUTS:
+            self.seconds = min(most, self.seconds * 2)
 
     def restore(self) -> None:
         """The path works again: what it was before it was doubled."""
+        self._in_a_row = 0
         known = self._srtt > 0.0
         self.seconds = min(MAX_RTO, max(MIN_RTO, self._srtt + 4 * self._variation)) if known else FIRST_RTO

@@ -13,7 +13,7 @@ import pytest
 from slirp.host import tcp as tcp_module
 from slirp.host.endpoint import GATEWAY_MAC, Endpoint
 from slirp.host.poller import Poller
-from slirp.host.tcp import Connections
+from slirp.host.tcp import ACK_SECONDS, Connections
 from slirp.stack import tcp_flow
 from slirp.wire import ethernet, ipv4, tcp, virtio
 from slirp.wire.checksum import checksum, pseudo_sum
@@ -133,7 +133,7 @@ def test_a_small_piece_is_acknowledged_by_its_answer_or_soon_after(hand: Hand, l
     server, _ = listener.accept()
     with server:
         hand.send(tcp.ACK | tcp.PSH, b"question")
-        assert hand.connections.patient
+        assert hand.connections.patience_seconds(0.0) == ACK_SECONDS
         server.sendall(b"answer")
         hand.poller.run_once(5)
         answer = hand.receive()
@@ -143,7 +143,7 @@ def test_a_small_piece_is_acknowledged_by_its_answer_or_soon_after(hand: Hand, l
         hand.connections.answer(time.monotonic() + 1)
         answer = hand.receive()
         assert (bytes(answer.payload), answer.acknowledgment) == (b"", hand.sequence)
-        assert not hand.connections.patient
+        assert hand.connections.patience_seconds(0.0) > ACK_SECONDS
 
 
 def test_a_large_piece_is_acknowledged_at_once(hand: Hand, listener: socket.socket) -> None:

@@ -28,8 +28,9 @@ class Sent:
         options: bytes,
         payload: bytes | memoryview,
         mss: int,
-    ) -> None:
+    ) -> bool:
         self.flags.append(flags)
+        return True
 
 
 def test_a_guest_that_still_knows_the_last_one_is_asked_again_at_once() -> None:

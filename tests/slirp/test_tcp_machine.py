@@ -42,6 +42,7 @@ class TcpMachine(RuleBasedStateMachine):
         self.allowed = 0  # the highest position we have let it send
         self.in_flight: list[Segment] = []
         self.reset = False
+        self.full = False  # the device takes no data
 
     # ------------------------------------------------------------------------------------------------ what we send
     def transmit(
@@ -53,11 +54,13 @@ class TcpMachine(RuleBasedStateMachine):
         options: bytes,
         payload: bytes | memoryview,
         mss: int,
-    ) -> None:
+    ) -> bool:
         data = bytes(payload)
         if flags & RST:
             self.reset = True
-            return
+            return True
+        if data and self.full:
+            return False
         assert flags == SYN | ACK or flags & ACK
         if flags & SYN:
             self.allowed = window  # not scaled
@@ -77,6 +80,7 @@ class TcpMachine(RuleBasedStateMachine):
                 self.fin_at = first + len(data)
         self.in_flight.append(Segment(1, 2, sequence, acknowledgment, flags, window, options, memoryview(data)))
         del self.in_flight[:-50]
+        return True
 
     # ------------------------------------------------------------------------------------------------ the guest
     @initialize(shift=st.sampled_from([0, 7]), selective=st.booleans())
