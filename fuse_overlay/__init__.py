@@ -17,6 +17,7 @@ from fuse_overlay.layers.store import (
     open_tree,
     read_layer,
     rebuild_tree,
+    reopen_tree,
 )
 from fuse_overlay.lazy_server import serve_lazy_tree
 from fuse_overlay.mount import mount_fuse
@@ -41,6 +42,7 @@ __all__ = [
     "open_tree",
     "read_layer",
     "rebuild_tree",
+    "reopen_tree",
     "serve_directory",
     "serve_lazy_tree",
     "serve_tree",

@@ -22,6 +22,7 @@ _ASKED_OFTEN = (b"security.capability", b"system.posix_acl_access")  # before a 
 _FSYNC_DATA = 1
 _SETTING_FLAGS = (0x40086602, 0x401C5820)  # FS_IOC_SETFLAGS, FS_IOC_FSSETXATTR: include/uapi/linux/fs.h
 _FLAG_IOCTLS = (0x80086601, 0x801C581F, *_SETTING_FLAGS)
+_IOCTL_BYTES = 28  # struct fsxattr, the larger of the two
 _libc = ctypes.PyDLL(None, use_errno=True)
 _libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
 
@@ -179,6 +180,8 @@ class Files:
         _, _, command, _, in_size, out_size = w.IOCTL_IN.unpack_from(body)
         if command not in _FLAG_IOCTLS:
             raise OSError(errno.ENOTTY, "unknown ioctl")
+        if max(in_size, out_size) > _IOCTL_BYTES:
+            raise OSError(errno.EINVAL, "more than the flags")
         node = self._tree.node(nodeid)
         writes = command in _SETTING_FLAGS
         if isinstance(node, Directory):

@@ -184,6 +184,11 @@ class Tree:
         self.index = tree
         self.tars = tars
 
+    @property
+    def diff_ids(self) -> list[str]:
+        """Of its layers, lowest first, as "sha256:…"."""
+        return [f"sha256:{layer.digest.hex()}" for layer in self.index.layers]
+
     def close(self) -> None:
         self.index.close()
         for fd in self.tars:
@@ -223,6 +228,16 @@ class Tree:
         return bytes(content)
 
 
+def reopen_tree(tree_path: Path, layer_directories: Sequence[Path], diff_ids: Sequence[str]) -> Tree:
+    """For a server that died, maybe of its index: reading a mapped file that was cut short is SIGBUS. Such an index
+    is made anew, and has the same rows at the same places. Raises LayerError where a tar is damaged too, OSError."""
+    try:
+        return open_tree(tree_path, layer_directories, diff_ids)
+    except LayerError:
+        rebuild_tree(tree_path, layer_directories, diff_ids)
+        return open_tree(tree_path, layer_directories, diff_ids)
+
+
 def open_tree(tree_path: Path, layer_directories: Sequence[Path], diff_ids: Sequence[str] | None = None) -> Tree:
     """Raises LayerError where the index is not that of these layers (by their diff ids, where they are given)."""
     tree = Index(tree_path)
@@ -230,7 +245,7 @@ def open_tree(tree_path: Path, layer_directories: Sequence[Path], diff_ids: Sequ
     try:
         if len(tree.layers) != len(layer_directories):
             raise LayerError(f"the tree {tree_path.name} is of {len(tree.layers)} layers, not {len(layer_directories)}")
-        if diff_ids is not None and [f"sha256:{layer.digest.hex()}" for layer in tree.layers] != list(diff_ids):
+        if diff_ids is not None and Tree(tree, []).diff_ids != list(diff_ids):
             raise LayerError(f"the tree {tree_path.name} is of other layers")
         for layer, directory in zip(tree.layers, layer_directories, strict=True):
             tars.append(os.open(directory / TAR_NAME, os.O_RDONLY | os.O_CLOEXEC))

@@ -8,6 +8,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -28,8 +29,21 @@ class ImageMount:
     path: Path
     fuse_fd: int
     journal_fd: int
+    diff_ids: Sequence[str] = ()  # of a tree's layers
     pid: int = 0
     revival: Revival = field(default_factory=Revival)
+
+
+def checked_tree(tree: str, layers: Sequence[str]) -> Sequence[str]:
+    """The diff ids of a tree that can be served: a broken index is the caller's error now, not a dead server later.
+
+    Raises LaunchRefused."""
+    try:
+        opened = fuse_overlay.open_tree(Path(tree), [Path(layer) for layer in layers])
+    except fuse_overlay.LayerError as error:
+        raise LaunchRefused("open image", 5, str(error)) from error
+    with closing(opened):
+        return opened.diff_ids
 
 
 class Images:
@@ -47,16 +61,12 @@ class Images:
         """Path of the mounted tree. Raises LaunchRefused, OSError."""
         if (known := self.by_key.get(request.key)) is not None:
             return str(known.path)
-        if request.kind == "tree":  # a broken index is the caller's error now, not a dead server later
-            try:
-                fuse_overlay.open_tree(Path(request.tree), [Path(layer) for layer in request.layers]).close()
-            except fuse_overlay.LayerError as error:
-                raise LaunchRefused("open image", 5, str(error)) from error
+        diff_ids = checked_tree(request.tree, request.layers) if request.kind == "tree" else ()
         path = self._directory / (request.key.replace("/", "_").replace(":", "_")[:80] or "image")
         path.mkdir(mode=0o755, exist_ok=True)
         fuse_fd = fuse_overlay.mount_fuse(str(path), "rootless", read_only=True)
         journal_fd = os.memfd_create("journal", os.MFD_CLOEXEC) if request.kind == "directory" else -1
-        image = ImageMount(request, path, fuse_fd, journal_fd)
+        image = ImageMount(request, path, fuse_fd, journal_fd, diff_ids)
         self._serve(image, resume=False)
         self.by_key[request.key] = image
         return str(path)
@@ -102,10 +112,11 @@ class Images:
                 )
                 return
             layers = [Path(layer) for layer in request.layers]
-            tree = fuse_overlay.open_tree(Path(request.tree), layers)
             if request.kind == "lazy":
+                tree = fuse_overlay.open_tree(Path(request.tree), layers)
                 fuse_overlay.serve_lazy_tree(image.fuse_fd, tree, layers, id_count=self._id_count, resume=resume)
                 return
+            tree = fuse_overlay.reopen_tree(Path(request.tree), layers, image.diff_ids)
             fuse_overlay.serve_tree(image.fuse_fd, tree, id_count=self._id_count, resume=resume)
 
         keep = [image.fuse_fd] + ([image.journal_fd] if image.journal_fd >= 0 else [])

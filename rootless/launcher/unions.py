@@ -8,13 +8,13 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 import fuse_overlay
-from rootless.launcher.images import Run
+from rootless.launcher.images import Run, checked_tree
 from rootless.launcher.processes import LaunchRefused
 from rootless.launcher.revival import Revival
 from rootless.runtime.spec import RootSpec, UnionSpec
@@ -31,6 +31,7 @@ class UnionMount:
     path: Path
     fuse_fd: int
     journal_fd: int
+    diff_ids: Sequence[str]  # of a tree's layers
     pid: int = 0
     revival: Revival = field(default_factory=Revival)
 
@@ -50,11 +51,7 @@ class Unions:
         union = root.union
         if union is None or container_id in self.by_id:
             raise LaunchRefused("mount the root", 17, f"{container_id} is known already")
-        if union.kind == "tree":  # a broken index is the caller's error now, not a dead server later
-            try:
-                fuse_overlay.open_tree(Path(union.tree), [Path(layer) for layer in union.layers]).close()
-            except fuse_overlay.LayerError as error:
-                raise LaunchRefused("open image", 5, str(error)) from error
+        diff_ids = checked_tree(union.tree, union.layers) if union.kind == "tree" else ()
         path = self._directory / f"container-{container_id[:64]}"
         path.mkdir(mode=0o755, exist_ok=True)
         try:
@@ -62,7 +59,7 @@ class Unions:
         except OSError:
             path.rmdir()
             raise
-        mount = UnionMount(root, union, path, fuse_fd, os.memfd_create("journal", os.MFD_CLOEXEC))
+        mount = UnionMount(root, union, path, fuse_fd, os.memfd_create("journal", os.MFD_CLOEXEC), diff_ids)
         self.by_id[container_id] = mount
         self._serve(mount, resume=False)
         return str(path)
@@ -106,7 +103,8 @@ class Unions:
         def serve() -> None:
             lower: fuse_overlay.Tree | fuse_overlay.DirectoryLayer
             if union.kind == "tree":
-                lower = fuse_overlay.open_tree(Path(union.tree), [Path(layer) for layer in union.layers])
+                layers = [Path(layer) for layer in union.layers]
+                lower = fuse_overlay.reopen_tree(Path(union.tree), layers, mount.diff_ids)
             else:
                 live = union.kind == "directory"
                 lower = fuse_overlay.DirectoryLayer(

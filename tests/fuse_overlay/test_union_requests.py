@@ -38,6 +38,7 @@ def test_lies_are_answered(tmp_path: Path) -> None:
         serve_union(fd, layers, str(tmp_path / "upper"), str(tmp_path / "work"), UnionOptions())
 
     server = start_server(theirs.fileno(), serve)
+    theirs.close()  # a server that dies is noticed at once
     unique = 0
 
     def ask(opcode: int, node: int, body: bytes, again: int = 0) -> int:
@@ -64,6 +65,8 @@ def test_lies_are_answered(tmp_path: Path) -> None:
         ours.send(b"too short")
         ours.send(w.IN_HEADER.pack(4096, w.GETATTR, 1, 1, 0, 0, 0, 0, 0))  # a length that lies
         assert ask(w.GETATTR, 1, bytes(16)) == 0
+        flags = w.IOCTL_IN.pack(0, 0, 0x80086601, 0, 0, 0xFFFFFFFF)  # FS_IOC_GETFLAGS into more than there is memory
+        assert ask(w.IOCTL, 1, flags) == errno.EINVAL
         for opcode, body in (
             (w.UNLINK, b"gone\0"),
             (w.RMDIR, b"gone\0"),

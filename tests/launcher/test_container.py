@@ -250,6 +250,27 @@ def test_the_image_server_is_started_again(settings: Settings) -> None:
     trio.run(body)
 
 
+@pytest.mark.parametrize("driver", ["fuse+overlay", "fuse"])
+def test_an_index_that_is_cut_short_under_its_server_is_made_anew(driver: str) -> None:
+    """The server is killed by SIGBUS at the next read of it."""
+
+    async def body(settings: Settings) -> None:
+        async with connected(settings) as launcher:
+            made = await spec(settings, launcher, "cut", "sh", "-c", "read x; ls -liR /bin; ls -i /etc", driver=driver)
+            made = replace(made, process=replace(made.process, open_stdin=True))
+            _, descriptors = await launcher.request(messages.StartContainer(made))
+            tree = settings.data_root.parent / "tree"
+            os.truncate(tree, 4096)
+            os.write(descriptors[0], b"\n")
+            output, status = await finish(launcher, "cut", descriptors[1:])
+            assert status == 0
+            assert b" busybox\n" in output
+            assert tree.stat().st_size > 4096
+
+    with launched() as settings:
+        trio.run(body, settings)
+
+
 def test_a_tree_whose_files_are_others_is_removed(settings: Settings) -> None:
     run(settings, "others", "sh", "-c", "mkdir -m 0 /root/d; touch /root/f; chown 33:33 /root/f; chmod 0 /root/f")
 
