@@ -46,6 +46,7 @@ class Flow:
         "_buffers",
         "_deadline",
         "_dup_acks",
+        "_duplicate",
         "_early",
         "_fin_at",
         "_guest",
@@ -104,6 +105,7 @@ class Flow:
         self._pending: deque[bytes] = deque()
         self._pending_bytes = 0
         self._early = OutOfOrder(RECEIVE_WINDOW)
+        self._duplicate: tuple[int, int] | None = None  # what came again, if we have not said so
         self._guest_fin: int | None = None
         self.guest_ended = False
         self._fin_at = 0
@@ -286,35 +288,42 @@ class Flow:
         self.timer = self._deadline = now + self._timeout.probe_seconds + (DELAYED_ACK if few else 0.0)
 
     def _data(self, sequence: int, payload: memoryview, fin: bool) -> None:
-        """Payload and end, in or out of turn."""
+        """Payload and end, in or out of turn. What is out of turn, fills a gap or has come before is acknowledged at
+        once (RFC 5681 4.2)."""
         self.ack_due = True
         length = len(payload)
         self._unanswered_bytes += length
-        if fin or sequence != self.receive_next or self._unanswered_bytes >= self._mss or len(self._early):
+        late = distance(self.receive_next, sequence)
+        gaps = late or len(self._early)
+        if fin or self._unanswered_bytes >= self._mss:
             self.ack_urgent = True
         if fin:
             end = (sequence + length) & MASK
             if self._guest_fin is None and distance(self._window_edge, end) >= -1:
                 self._guest_fin = end
-        if self.guest_ended:
-            return
-        late = distance(self.receive_next, sequence)
-        if late < 0:
-            room = distance(self._window_edge, sequence)
-            if room > 0:
-                self._keep_early(sequence, payload[:room])
-            return
-        if late < length:
-            fresh = payload[late:] if late else payload
-            room = distance(self._window_edge, self.receive_next)
-            self._deliver(fresh[:room] if len(fresh) > room else fresh)
-            while len(self._early):
-                before = self._early.held_bytes
-                piece = self._early.take(self.receive_next)
-                self._buffers.release(before - self._early.held_bytes)
-                if not piece:
-                    break
-                self._deliver(memoryview(piece))
+        if not self.guest_ended:
+            if late < 0:
+                room = distance(self._window_edge, sequence)
+                if room > 0:
+                    self._keep_early(sequence, payload[:room])
+            else:
+                self._in_turn(payload[late:] if late else payload)
+        if gaps:
+            if length and late >= length:
+                self._duplicate = sequence, (sequence + length) & MASK
+            self._acknowledge()
+
+    def _in_turn(self, payload: memoryview) -> None:
+        """What is next, and then what waited for it."""
+        room = distance(self._window_edge, self.receive_next)
+        self._deliver(payload[:room] if len(payload) > room else payload)
+        while len(self._early):
+            before = self._early.held_bytes
+            piece = self._early.take(self.receive_next)
+            self._buffers.release(before - self._early.held_bytes)
+            if not piece:
+                break
+            self._deliver(memoryview(piece))
         if self._guest_fin is not None and self.receive_next == self._guest_fin:
             self.receive_next = (self.receive_next + 1) & MASK
             self.guest_ended = True
@@ -368,8 +377,10 @@ class Flow:
         self._unanswered_bytes = 0
         shifted = min(0xFFFF, window >> self._shift_in)
         options = b""
-        if len(self._early) and self._selective and not len(payload):
-            options = tcp.emit_blocks(self._early.blocks(3))
+        if (len(self._early) or self._duplicate) and self._selective and not len(payload):
+            again = [self._duplicate] if self._duplicate else []  # RFC 2883
+            options = tcp.emit_blocks(again + self._early.blocks(tcp.MAX_BLOCKS - len(again)))
+            self._duplicate = None
         return self._guest.transmit(flags, sequence, self.receive_next, shifted, options, payload, self._mss)
 
     def fill(self, now: float) -> None:
@@ -464,9 +475,7 @@ class Flow:
         self._maybe_over(now)
 
     def _wants_read(self) -> bool:
-        in_flight = distance(self.send_next, self.unacknowledged)
-        window = min(self.send_window, SEND_LIMIT)
-        return self.state == OPEN and not self.host_ended and not self._blocked and in_flight < window
+        return self.state == OPEN and not self.host_ended and not self._blocked
 
     # ------------------------------------------------------------------------------------------------ time
     def tick(self, now: float) -> None:

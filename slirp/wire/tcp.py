@@ -10,6 +10,7 @@ HEADER = struct.Struct("!HHIIBBHHH")
 HEADER_BYTES = 20
 FIN, SYN, RST, PSH, ACK, URG, ECE, CWR = 1, 2, 4, 8, 16, 32, 64, 128
 MAX_WINDOW_SHIFT = 14
+MAX_BLOCKS = 4  # selective acknowledgments that fit into the options of a segment
 DEFAULT_MSS = 536  # RFC 9293 3.7.1: where the peer names none
 
 
@@ -73,8 +74,8 @@ def parse_options(options: bytes) -> Options:
 
 
 def parse_blocks(options: bytes) -> list[tuple[int, int]]:
-    """The selective acknowledgments of a segment: first sequence number, and the one after the last. Four at most; what
-    is malformed ends the list."""
+    """The selective acknowledgments of a segment: first sequence number, and the one after the last. MAX_BLOCKS at
+    most; what is malformed ends the list."""
     position = 0
     while position + 1 < len(options):
         kind, length = options[position], options[position + 1]
@@ -84,14 +85,14 @@ def parse_blocks(options: bytes) -> list[tuple[int, int]]:
         if kind == 0 or length < 2 or position + length > len(options):
             break
         if kind == 5:
-            count = min(4, (length - 2) // 8)
+            count = min(MAX_BLOCKS, (length - 2) // 8)
             return [struct.unpack_from("!II", options, position + 2 + 8 * number) for number in range(count)]
         position += length
     return []
 
 
 def emit_blocks(blocks: list[tuple[int, int]]) -> bytes:
-    """Of three blocks at most; b"" for none."""
+    """Of MAX_BLOCKS at most; b"" for none."""
     if not blocks:
         return b""
     return struct.pack("!BBBB", 1, 1, 5, 2 + 8 * len(blocks)) + b"".join(struct.pack("!II", *block) for block in blocks)

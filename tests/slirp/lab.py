@@ -17,7 +17,7 @@ import socket
 import struct
 import sys
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NoReturn
 
 from pyroute2 import IPRoute
 
@@ -199,6 +199,22 @@ class Lab:
         )
         return guest
 
+    def kernels(self, faults: dict[str, float]) -> tuple[Place, Place, str]:
+        """Two places with a wire that has these faults between them, and no network of ours; the second's address."""
+        places, taps = [], []
+        for number in (1, 2):
+            place: Place = _place(Place, _CLONE_NEWNET, self.host)
+            places.append(place)
+            taps += place.ask(do="end", mac=f"02:00:00:00:01:0{number}", address=f"10.78.0.{number}/24")
+        process_id = os.fork()
+        if process_id == 0:
+            ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+            rng = random.Random(1)
+            _carry(taps[0], taps[1], FaultyWire(Faults(**faults), rng), FaultyWire(Faults(**faults), rng))
+        for tap in taps:
+            os.close(tap)
+        return places[0], places[1], "10.78.0.2"
+
     def command(self, descriptors: list[int], **command: Any) -> dict[str, Any]:
         socket.send_fds(self.control, [json.dumps(command).encode()], descriptors)
         answer: dict[str, Any] = json.loads(self.control.recv(65536))
@@ -310,6 +326,19 @@ def _do_guest(
     return [tap if faults is None else _behind_a_bad_wire(tap, Faults(**faults))]
 
 
+def _do_end(mac: str, address: str) -> list[int]:
+    slirp.loopback_up()
+    tap = slirp.open_tap("tap0", offload=False)
+    slirp.configure_guest("tap0", mac, 1500, address, "")
+    return [tap]
+
+
+def _do_write(path: str, text: str) -> list[int]:
+    """A setting of the kernel's in this namespace."""
+    Path(path).write_text(text)
+    return []
+
+
 def _behind_a_bad_wire(tap: int, faults: Faults) -> int:
     """A device like the TAP, but for what a process of its own does to the frames."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -317,29 +346,30 @@ def _behind_a_bad_wire(tap: int, faults: Faults) -> int:
         theirs.close()
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
         rng = random.Random(1)
-        to_guest, from_guest = FaultyWire(faults, rng), FaultyWire(faults, rng)
-        waiting = select.poll()
-        waiting.register(tap, select.POLLIN)
-        waiting.register(ours, select.POLLIN)
-        try:
-            while True:
-                for fd, _ in waiting.poll():
-                    if fd == tap:
-                        for frame in from_guest.carry(os.read(tap, 70000)):
-                            ours.send(frame)
-                        continue
-                    data = ours.recv(70000)
-                    if not data:
-                        os._exit(0)
-                    for packet in on_the_wire(data):
-                        for frame in to_guest.carry(packet):
-                            os.write(tap, frame)
-        except BaseException as error:
-            sys.stderr.write(f"the bad wire has broken: {error!r}\n")
-            os._exit(1)
+        _carry(ours.fileno(), tap, FaultyWire(faults, rng), FaultyWire(faults, rng))
     ours.close()
     os.close(tap)
     return theirs.detach()
+
+
+def _carry(one: int, other: int, there: FaultyWire, back: FaultyWire) -> NoReturn:
+    """Frames between two devices, until the first has ended."""
+    waiting = select.poll()
+    waiting.register(one, select.POLLIN)
+    waiting.register(other, select.POLLIN)
+    try:
+        while True:
+            for fd, _ in waiting.poll():
+                data = os.read(fd, 70000)
+                if not data:
+                    os._exit(0)
+                wire, to = (there, other) if fd == one else (back, one)
+                for packet in on_the_wire(data):
+                    for frame in wire.carry(packet):
+                        os.write(to, frame)
+    except BaseException as error:
+        sys.stderr.write(f"the bad wire has broken: {error!r}\n")
+        os._exit(1)
 
 
 def _do_network(config: dict[str, Any]) -> list[int]:

@@ -1,21 +1,23 @@
 """A real kernel behind a wire that loses, doubles, reorders and spoils: what arrives is what was sent.
 
-python -m tests.slirp.test_bad_wire [MEGABYTES [SHARE …]]      moves more, and says how long that took"""
+python -m tests.slirp.test_bad_wire [--megabytes 1000] [--up 1000] [--shares 0.01,0.05] [--receive-bytes 4096]
+
+moves more, and says how long that took; with tiny windows at the receivers; or, --kernels, without us."""
 
 from __future__ import annotations
 
+import argparse
 import errno
 import hashlib
 import os
 import random
 import socket
-import sys
 import threading
 import time
 
 import pytest
 
-from tests.slirp.lab import OUTSIDE, OUTSIDE6, Guest, Lab
+from tests.slirp.lab import OUTSIDE, OUTSIDE6, Lab, Place
 
 pytestmark = pytest.mark.kernel
 BLOCK = random.Random(3).randbytes(1 << 20)
@@ -46,7 +48,7 @@ def move(sender: socket.socket, receiver: socket.socket, count: int) -> None:
     assert received.digest() == sent.digest()
 
 
-def connect(guest: Guest, address: str, port: int) -> socket.socket:
+def connect(guest: Place, address: str, port: int) -> socket.socket:
     """The gateway may need to be looked for more than once."""
     for _ in range(10):
         try:
@@ -57,19 +59,28 @@ def connect(guest: Guest, address: str, port: int) -> socket.socket:
     raise AssertionError("the gateway is not found")
 
 
-def both_ways(lab: Lab, guest: Guest, outside: str, down: int, up: int) -> tuple[float, float]:
+def both_ways(client: socket.socket, server: socket.socket, down: int, up: int) -> tuple[float, float]:
     """Seconds for each."""
-    with lab.host.listen(outside) as listener:
+    with client, server:
+        client.settimeout(900)
+        server.settimeout(900)
+        start = time.monotonic()
+        move(server, client, down)
+        middle = time.monotonic()
+        move(client, server, up)
+        return middle - start, time.monotonic() - middle
+
+
+def connected(guest: Place, server: Place, address: str, receive_bytes: int = 0) -> tuple[socket.socket, socket.socket]:
+    """Both ends; with `receive_bytes` of buffer at each."""
+    for place in (guest, server) if receive_bytes else ():
+        place.ask(
+            do="write", path="/proc/sys/net/ipv4/tcp_rmem", text=f"{receive_bytes} {receive_bytes} {receive_bytes}"
+        )
+    with server.listen(address) as listener:
         client = connect(guest, *listener.getsockname()[:2])
-        server, _ = listener.accept()
-        with client, server:
-            client.settimeout(600)
-            server.settimeout(600)
-            start = time.monotonic()
-            move(server, client, down)
-            middle = time.monotonic()
-            move(client, server, up)
-            return middle - start, time.monotonic() - middle
+        accepted, _ = listener.accept()
+        return client, accepted
 
 
 @pytest.mark.parametrize(
@@ -79,18 +90,44 @@ def test_what_arrives_is_what_was_sent(share: float, outside: str, down: int, up
     lab = Lab()
     try:
         guest = lab.guest(faults=faults(share))
-        both_ways(lab, guest, outside, down, up)
+        both_ways(*connected(guest, lab.host, outside), down, up)
+    finally:
+        lab.close()
+
+
+def test_tiny_windows_lose_nothing_either() -> None:
+    lab = Lab()
+    try:
+        guest = lab.guest(faults=faults(0.01))
+        both_ways(*connected(guest, lab.host, OUTSIDE, receive_bytes=2304), 200_000, 200_000)
     finally:
         lab.close()
 
 
 def main() -> None:
-    megabytes = int(sys.argv[1]) if len(sys.argv) > 1 else 1000
-    for share in [float(text) for text in sys.argv[2:]] or [0.01]:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--megabytes", type=float, default=1000, help="to the guest")
+    parser.add_argument("--up", type=float, default=None, help="megabytes from it; as many by default")
+    parser.add_argument("--shares", default="0.01", help="of each fault")
+    parser.add_argument(
+        "--receive-bytes", type=int, default=0, help="of both receivers' buffers, the kernel's otherwise"
+    )
+    parser.add_argument("--kernels", action="store_true", help="two kernels, and no network of ours")
+    options = parser.parse_args()
+    down = int(options.megabytes * 1e6)
+    up = down if options.up is None else int(options.up * 1e6)
+    for share in map(float, options.shares.split(",")):
         lab = Lab()
-        guest = lab.guest(faults=faults(share))
-        down, up = both_ways(lab, guest, OUTSIDE, megabytes * 10**6, int(megabytes * 10**6 * (0.01 / share) ** 2))
-        print(f"{share:.0%} of each: {megabytes} MB to the guest in {down:.1f} s, from it in {up:.1f} s", flush=True)
+        if options.kernels:
+            guest, server, address = lab.kernels(faults(share))
+        else:
+            guest, server, address = lab.guest(faults=faults(share)), lab.host, OUTSIDE
+        to, of = both_ways(*connected(guest, server, address, options.receive_bytes), down, up)
+        print(
+            f"{share:.0%} of each: {down / 1e6:g} MB to the guest in {to:.1f} s ({down / to / 1e6:.3g} MB/s), "
+            f"{up / 1e6:g} MB from it in {of:.1f} s ({up / of / 1e6:.3g} MB/s)",
+            flush=True,
+        )
         lab.close()
     os._exit(0)
 

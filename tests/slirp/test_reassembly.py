@@ -49,6 +49,8 @@ def test_the_run_that_came_last_is_told_first() -> None:
     held = OutOfOrder(1000)
     for position in (10, 30, 20, 50):
         held.put(position, b"12345")
-    assert held.blocks(3) == [(50, 55), (10, 15), (20, 25)]
+    assert held.blocks(3) == [(50, 55), (20, 25), (30, 35)]
     held.put(25, b"67890")  # joins two
-    assert held.blocks(2) == [(20, 35), (10, 15)]
+    assert held.blocks(2) == [(20, 35), (50, 55)]
+    held.put(11, b"234")  # is there already
+    assert held.blocks(9) == [(10, 15), (20, 35), (50, 55)]

@@ -243,6 +243,18 @@ def test_a_shut_window_is_probed() -> None:
     assert hand.sent.pop()[3] == b"late"
 
 
+def test_a_host_that_takes_nothing_is_read_from_once_the_guest_opens_its_window() -> None:
+    hand = ByHand(MemoryHost(ends=False, capacity=0))
+    hand.open()
+    hand.give(ACK, 1000, 5001, b"kept", window=0)
+    hand.host.data = b"answer"
+    assert hand.host.wants == (True, True)
+    hand.flow.host_readable(0.0)
+    assert hand.host.wants == (False, True)
+    hand.give(ACK, 1004, 5001, window=100)
+    assert hand.sent[-1][3] == b"answer"
+
+
 def test_a_guest_that_never_answers_is_given_up() -> None:
     hand = ByHand(MemoryHost())
     hand.flow.host_connected(0.0)

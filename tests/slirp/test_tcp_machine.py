@@ -1,7 +1,8 @@
 """A state machine for the TCP flow: a guest and a host that do what they like, in any order, and what must hold always.
 
 The guest is a model: it knows the bytes it sends, and what it has got; segments of either side may be lost, doubled or
-come late."""
+come late, the device may be full, and the guest may take back what it has out of turn. In the end all is well again,
+and then all that the host has sent arrives."""
 
 from __future__ import annotations
 
@@ -85,7 +86,7 @@ class TcpMachine(RuleBasedStateMachine):
     # ------------------------------------------------------------------------------------------------ the guest
     @initialize(shift=st.sampled_from([0, 7]), selective=st.booleans())
     def open(self, shift: int, selective: bool) -> None:
-        self.shift = shift
+        self.shift, self.selective = shift, selective
         self.flow = Flow(self, self.host, self.buffers, MSS, OUR_START, 0.0)
         options = tcp.emit_options(Options(MSS, shift, selective))
         self.flow.accept(Segment(1, 2, GUEST_START, 0, SYN, 1000, options, memoryview(b"")), 0.0)
@@ -99,7 +100,22 @@ class TcpMachine(RuleBasedStateMachine):
         acknowledgment = (OUR_START + 1 + mine) & MASK
         self.edge = max(self.edge, self.in_order + (window << self.shift))
         sequence = (GUEST_START + 1 + position) & MASK
-        self.flow.segment(Segment(1, 2, sequence, acknowledgment, flags, window, b"", memoryview(payload)), self.now)
+        options = tcp.emit_blocks(self.out_of_turn()) if self.selective else b""
+        self.flow.segment(
+            Segment(1, 2, sequence, acknowledgment, flags, window, options, memoryview(payload)), self.now
+        )
+
+    def out_of_turn(self) -> list[tuple[int, int]]:
+        """The last blocks of what the guest has, the highest first."""
+        blocks: list[tuple[int, int]] = []
+        for position in sorted((p for p in self.got if p > self.in_order), reverse=True):
+            if blocks and blocks[-1][0] == position + 1:
+                blocks[-1] = position, blocks[-1][1]
+            elif len(blocks) == tcp.MAX_BLOCKS:
+                break
+            else:
+                blocks.append((position, position + 1))
+        return [((OUR_START + 1 + first) & MASK, (OUR_START + 1 + after) & MASK) for first, after in blocks]
 
     @rule(length=st.integers(1, 3000), window=st.integers(0, 200))
     def sends(self, length: int, window: int) -> None:
@@ -139,11 +155,22 @@ class TcpMachine(RuleBasedStateMachine):
         self.ended = True
         self.give(FIN | ACK, self.sent, b"", 100)
 
+    @rule()
+    def takes_back(self) -> None:
+        """What it has out of turn (RFC 2018 8)."""
+        self.got = {position for position in self.got if position < self.in_order}
+
+    @rule(full=st.booleans())
+    def device_is_full(self, full: bool) -> None:
+        self.full = full
+
     @precondition(lambda self: self.in_flight)
     @rule(which=st.integers(0, 49), keep=st.booleans())
     def gets(self, which: int, keep: bool) -> None:
         """Any of the last segments, again perhaps."""
-        index = which % len(self.in_flight)
+        self.arrives(which % len(self.in_flight), keep)
+
+    def arrives(self, index: int, keep: bool) -> None:
         segment = self.in_flight[index] if keep else self.in_flight.pop(index)
         first = distance(segment.sequence, (OUR_START + 1) & MASK)
         if first + len(segment.payload) <= max(self.edge, self.in_order):
@@ -178,6 +205,24 @@ class TcpMachine(RuleBasedStateMachine):
         self.flow.flush_ack()
         self.flow.tick(self.now)
 
+    # ------------------------------------------------------------------------------------------------ in the end
+    def teardown(self) -> None:
+        if not hasattr(self, "flow") or self.flow.state != tcp_flow.OPEN:
+            return
+        self.full = False
+        for _ in range(3000):
+            while self.in_flight:
+                self.arrives(0, keep=False)
+            if self.in_order == self.sent_by_host or self.flow.state != tcp_flow.OPEN:
+                break
+            self.give(ACK, self.sent + self.ended, b"", 2000)
+            if self.host.wants[0]:
+                self.flow.host_readable(self.now)
+            if not self.in_flight:
+                self.now = min(self.flow.timer, self.now + 100)
+                self.flow.tick(self.now)
+        assert self.reset or self.in_order == self.sent_by_host
+
     # ------------------------------------------------------------------------------------------------ always
     @invariant()
     def bytes_are_right(self) -> None:
@@ -191,6 +236,14 @@ class TcpMachine(RuleBasedStateMachine):
         if not hasattr(self, "flow"):
             return
         assert self.buffers.held <= HELD_LIMIT
+        if self.flow._recovery is not None:
+            pieces = self.flow._recovery._pieces
+            assert sum(p.after - p.first for p in pieces) == distance(self.flow.send_next, self.flow.unacknowledged)
+            on_the_way = sum(p.after - p.first for p in pieces if not (p.lost or p.arrived))
+            assert self.flow._recovery.pipe == on_the_way
+            assert not any(p.lost and p.arrived for p in pieces)
+        if self.flow.send_next != self.flow.unacknowledged and self.flow.state == tcp_flow.OPEN:
+            assert self.flow.timer < float("inf")  # something will happen
         if self.flow.state == tcp_flow.CLOSED:
             assert self.buffers.held == self.buffers.out == 0
         elif not self.reset:
