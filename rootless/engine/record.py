@@ -68,7 +68,12 @@ class State:
 
 
 def new_id() -> str:
-    return secrets.token_hex(32)
+    """64 hexadecimal digits. The first twelve are a host name, and one of decimal digits alone (one of 280 would be) is
+    an address to who looks it up."""
+    while True:
+        made = secrets.token_hex(32)
+        if not made[:12].isdecimal():
+            return made
 
 
 def new_name(taken: Collection[str]) -> str:

@@ -27,6 +27,12 @@ def test_what_is_written_is_read_again(records: Records) -> None:
     assert list(records.load()) == [(made, state)]
 
 
+def test_no_short_id_looks_like_an_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    chance = iter(("288410817321" + "a" * 52, "28841081732b" + "0" * 52))
+    monkeypatch.setattr("rootless.engine.record.secrets.token_hex", lambda _: next(chance))
+    assert new_id().startswith("28841081732b")
+
+
 def test_a_container_half_made_or_damaged_is_put_away(records: Records) -> None:
     (records.containers / "half" / "upper").mkdir(parents=True)
     damaged = records.containers / "damaged"
