@@ -161,6 +161,12 @@ def _icmp6(lab: Lab, guest: Guest, destination: str, message: icmp.Message, to: 
     return head + ipv6.emit_header(source, target, ip.ICMPV6, len(payload), ndp.HOPS) + payload
 
 
+def _first_piece(source: bytes, destination: bytes, protocol: int, payload: bytes) -> bytes:
+    """Of an IPv6 packet that has more of them."""
+    extension = ipv6.emit_fragment_header(protocol, 77, ip.MORE_FRAGMENTS)
+    return ipv6.emit_header(source, destination, ipv6.FRAGMENT, 8 + len(payload), ndp.HOPS) + extension + payload
+
+
 def _mac(text: str) -> bytes:
     return bytes.fromhex(text.replace(":", ""))
 
@@ -173,11 +179,17 @@ def test_no_guest_is_a_router_or_another_neighbour(lab: Lab, guest: Guest, other
     stolen = ndp.emit_advertisement(theirs, _mac(guest.mac), router=True, solicited=True)
     honest = ndp.emit_advertisement(ours, _mac(guest.mac), router=False, solicited=True)
     with guest.packet_socket() as wire, other.packet_socket() as seen:
+        head = ethernet.HEADER.pack(_mac(other.mac), _mac(guest.mac), ethernet.IPV6)
+        target = socket.inet_pton(socket.AF_INET6, other.address6)
+        hidden = bytes([ip.ICMPV6, 0]) + bytes(6)  # destination options, and the message in a later piece
+        for protocol, piece in ((ip.ICMPV6, rogue.emit()[:16]), (ip.ICMPV6, b""), (60, hidden)):
+            wire.send(head + _first_piece(ours, target, protocol, piece))
         for message in (rogue, stolen, honest):
             wire.send(_icmp6(lab, guest, other.address6, message, other.mac))
         while True:
             frame = memoryview(seen.recv(2000))
             packet = ipv6.parse(frame[14:]) if frame[12:14] == b"\x86\xdd" else None
+            assert packet is None or not packet.is_fragment
             if packet is not None and packet.source == ours and packet.payload[0] in (134, 136):
                 message_seen = icmpv6.parse(packet.source, packet.destination, packet.payload)
                 assert message_seen is not None
@@ -314,6 +326,15 @@ def test_echo_over_ipv6(guest: Guest, address: str) -> None:
         answer = icmp.parse(memoryview(data), check=False)
         assert answer is not None
         assert (answer.kind, answer.sequence, answer.payload, source[0]) == (icmpv6.ECHO_REPLY, 3, b"there?", address)
+
+
+def test_a_large_echo_of_a_neighbour_over_ipv6(guest: Guest, other: Guest) -> None:
+    sent = os.urandom(4000)  # pieces both ways
+    with guest.socket(socket.SOCK_DGRAM, socket.IPPROTO_ICMPV6, socket.AF_INET6) as pinger:
+        pinger.sendto(icmp.Message(icmpv6.ECHO, 0, 0, 3, sent).emit(), (other.address6, 0))
+        answer = icmp.parse(memoryview(pinger.recv(5000)), check=False)
+    assert answer is not None
+    assert (answer.kind, answer.payload) == (icmpv6.ECHO_REPLY, sent)
 
 
 @pytest.mark.parametrize("address", [GATEWAY, OUTSIDE])
