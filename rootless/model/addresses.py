@@ -50,6 +50,8 @@ def pool_of(row: Mapping[str, object]) -> Pool:
     if subnet.num_addresses < 4:
         raise InvalidParameter(f"invalid network config:\ninvalid subnet {subnet}: it is too small for a container")
     gateway = _member(str(row.get("Gateway") or subnet[1]), subnet, "gateway")
+    if gateway in _nobodys(subnet):
+        raise Forbidden(f"failed to allocate gateway ({gateway}): Address already in use")
     others = row.get("AuxiliaryAddresses") or row.get("AuxAddress") or {}
     if not isinstance(others, Mapping):
         raise InvalidParameter("AuxiliaryAddresses must be an object")
@@ -74,9 +76,7 @@ class Addresses:
         self._pool = pool
         self._subnet: Subnet = ipaddress.ip_network(pool.subnet)
         self._range: Subnet = ipaddress.ip_network(pool.range or pool.subnet)
-        self._never = {pool.gateway, *pool.auxiliary.values(), str(self._subnet[0])}
-        if self._subnet.version == 4:
-            self._never.add(str(self._subnet[-1]))
+        self._never = {pool.gateway, *pool.auxiliary.values(), *map(str, _nobodys(self._subnet))}
         self._owners: dict[str, str] = {}
         self._last = 0
 
@@ -104,6 +104,11 @@ class Addresses:
 
     def release(self, owner: str) -> None:
         self._owners = {address: holder for address, holder in self._owners.items() if holder != owner}
+
+
+def _nobodys(subnet: Subnet) -> list[ipaddress.IPv4Address | ipaddress.IPv6Address]:
+    """The network's own address (with IPv6 any router's), and IPv4's broadcast."""
+    return [subnet[0], subnet[-1]] if subnet.version == 4 else [subnet[0]]
 
 
 def _network(text: str, what: str) -> Subnet:

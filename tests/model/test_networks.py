@@ -77,6 +77,8 @@ def test_subnets_are_kept_as_they_were_asked_for() -> None:
         ({"IPAM": ipam({"Subnet": "10.6.0.0/33"})}, InvalidParameter, "invalid CIDR"),
         ({"IPAM": ipam({"Subnet": "10.6.0.0/31"})}, InvalidParameter, "too small"),
         ({"IPAM": ipam({"Subnet": "10.6.0.0/24", "Gateway": "10.7.0.1"})}, InvalidParameter, "not in the subnet"),
+        ({"IPAM": ipam({"Subnet": "10.6.0.0/24", "Gateway": "10.6.0.255"})}, Forbidden, "Address already in use"),
+        ({"IPAM": ipam({"Subnet": "10.6.0.0/24", "Gateway": "10.6.0.0"})}, Forbidden, "Address already in use"),
         ({"IPAM": ipam({"Subnet": "10.6.0.0/24", "IPRange": "10.7.0.0/25"})}, InvalidParameter, "within 10.6.0.0/24"),
         ({"IPAM": ipam({"Subnet": "fd00::/64"})}, InvalidParameter, "IPv6 is not enabled"),
         ({"EnableIPv4": False}, InvalidParameter, "IPv4 or IPv6 must be enabled"),
