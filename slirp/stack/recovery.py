@@ -251,7 +251,7 @@ class Recovery:
     def head_lost(self) -> None:
         """By duplicate acknowledgments of a guest that has no selective ones (RFC 6582)."""
         head = self._pieces[0] if self._pieces else None
-        if head is not None and not head.lost:
+        if head is not None and not (head.lost or head.arrived):
             if head.after - head.first > self._mss:
                 self._pieces.insert(1, head.cut(head.first + self._mss))
             self._give_up(head)

@@ -18,10 +18,8 @@ probe, handshake, lingering. Pure: time, initial sequence number and both sides 
 
 from __future__ import annotations
 
-from collections import deque
-
+from slirp.stack.incoming import RECEIVE_WINDOW, Incoming
 from slirp.stack.kept import Kept
-from slirp.stack.reassembly import OutOfOrder
 from slirp.stack.recovery import DUPLICATES, NEVER, Recovery
 from slirp.stack.sequence import MASK, distance
 from slirp.stack.sides import Buffers, Guest, Host, HostReset
@@ -31,7 +29,6 @@ from slirp.wire.tcp import ACK, FIN, PSH, RST, SYN, Options, Segment
 
 CONNECTING, SYN_RECEIVED, SYN_SENT, OPEN, LINGERING, CLOSED = range(6)
 WINDOW_SHIFT = 6
-RECEIVE_WINDOW = 2 << 20  # bytes of the guest's that we hold when the host's socket takes no more
 SEND_LIMIT = 4 << 20  # bytes to the guest that may be unacknowledged, whatever window it offers
 GIVE_UP_SECONDS, GIVE_UP_OPENING_SECONDS = 900.0, 120.0  # without an answer; about Linux' tcp_retries2, tcp_syn_retries
 LINGER_SECONDS = 2.0
@@ -46,16 +43,12 @@ class Flow:
         "_buffers",
         "_deadline",
         "_dup_acks",
-        "_duplicate",
-        "_early",
         "_fin_at",
         "_guest",
-        "_guest_fin",
         "_host",
+        "_incoming",
         "_kept",
         "_mss",
-        "_pending",
-        "_pending_bytes",
         "_probed",
         "_recovery",
         "_retries",
@@ -65,13 +58,10 @@ class Flow:
         "_silent_since",
         "_timeout",
         "_unanswered_bytes",
-        "_window_edge",
         "ack_due",
         "ack_urgent",
-        "guest_ended",
         "host_ended",
         "last_used",
-        "receive_next",
         "send_next",
         "send_window",
         "state",
@@ -100,18 +90,21 @@ class Flow:
         self.timer = NEVER  # when `tick` has something to do
         self._deadline = NEVER  # of the probe or time-out, in a recovery, which may have something to do sooner
         self.host_ended = False  # the host's socket has ended: a FIN follows the data
-        self.receive_next = 0
-        self._window_edge = 0  # the highest sequence number we have allowed, never taken back
-        self._pending: deque[bytes] = deque()
-        self._pending_bytes = 0
-        self._early = OutOfOrder(RECEIVE_WINDOW)
-        self._duplicate: tuple[int, int] | None = None  # what came again, if we have not said so
-        self._guest_fin: int | None = None
-        self.guest_ended = False
+        self._incoming = Incoming(host, buffers)
         self._fin_at = 0
         self.ack_due = False
         self.ack_urgent = False  # else it may wait a little for data that carries it
         self._unanswered_bytes = 0
+
+    @property
+    def guest_ended(self) -> bool:
+        """The guest's FIN is here, and all before it."""
+        return self._incoming.ended
+
+    @property
+    def receive_next(self) -> int:
+        """The guest's next sequence number."""
+        return self._incoming.expected
 
     # ------------------------------------------------------------------------------------------------ opening
     def accept(self, segment: Segment, now: float) -> None:
@@ -129,7 +122,7 @@ class Flow:
 
     def host_refused(self) -> None:
         """It has failed: the guest's connect() is refused."""
-        self._guest.transmit(RST | ACK, 0, self.receive_next, 0, b"", b"", self._mss)
+        self._guest.transmit(RST | ACK, 0, self._incoming.expected, 0, b"", b"", self._mss)
         self._close(reset=False)
 
     def host_unreachable(self) -> None:
@@ -146,8 +139,7 @@ class Flow:
         self._mss = min(self._mss, options.mss)
         scaled = options.window_shift >= 0
         self._shift_out, self._shift_in = (options.window_shift, WINDOW_SHIFT) if scaled else (0, 0)
-        self.receive_next = (segment.sequence + 1) & MASK
-        self._window_edge = self.receive_next
+        self._incoming.begin(segment.sequence + 1)
         self.send_window = segment.window
         self._selective = options.selective
 
@@ -155,9 +147,8 @@ class Flow:
         shift = WINDOW_SHIFT if flags == SYN or self._shift_in else -1
         options = tcp.emit_options(Options(self._mss, shift, flags == SYN or self._selective))
         self.send_next = (self.unacknowledged + 1) & MASK
-        acknowledgment = self.receive_next if flags & ACK else 0
-        window = min(RECEIVE_WINDOW, 0xFFFF)
-        self._window_edge = (self.receive_next + window) & MASK
+        acknowledgment = self._incoming.expected if flags & ACK else 0
+        window = self._incoming.window(0xFFFF)
         self._guest.transmit(flags, self.unacknowledged, acknowledgment, window, options, b"", self._mss)
         self.timer = now + self._timeout.seconds
 
@@ -185,7 +176,7 @@ class Flow:
         payload = segment.payload
         if payload or flags & FIN:
             self._data(segment.sequence, payload, bool(flags & FIN))
-        elif segment.sequence != self.receive_next:
+        elif segment.sequence != self._incoming.expected:
             self.ack_due = self.ack_urgent = True  # a keep-alive or a window probe
         if self.state == OPEN:
             if self._blocked:
@@ -226,9 +217,9 @@ class Flow:
 
     def _reset_arrived(self, segment: Segment) -> None:
         """RFC 5961 3.2: exactly the next sequence number, else a challenge."""
-        if self.state == CONNECTING or segment.sequence == self.receive_next:
+        if self.state == CONNECTING or segment.sequence == self._incoming.expected:
             self._close(reset=True)
-        elif 0 < distance(segment.sequence, self.receive_next) < RECEIVE_WINDOW:
+        elif 0 < distance(segment.sequence, self._incoming.expected) < RECEIVE_WINDOW:
             self._acknowledge()
 
     def _syn_again(self, now: float) -> None:
@@ -288,72 +279,20 @@ class Flow:
         self.timer = self._deadline = now + self._timeout.probe_seconds + (DELAYED_ACK if few else 0.0)
 
     def _data(self, sequence: int, payload: memoryview, fin: bool) -> None:
-        """Payload and end, in or out of turn. What is out of turn, fills a gap or has come before is acknowledged at
-        once (RFC 5681 4.2)."""
+        """What is out of turn, fills a gap or has come before is acknowledged at once (RFC 5681 4.2)."""
         self.ack_due = True
-        length = len(payload)
-        self._unanswered_bytes += length
-        late = distance(self.receive_next, sequence)
-        gaps = late or len(self._early)
+        self._unanswered_bytes += len(payload)
         if fin or self._unanswered_bytes >= self._mss:
             self.ack_urgent = True
-        if fin:
-            end = (sequence + length) & MASK
-            if self._guest_fin is None and distance(self._window_edge, end) >= -1:
-                self._guest_fin = end
-        if not self.guest_ended:
-            if late < 0:
-                room = distance(self._window_edge, sequence)
-                if room > 0:
-                    self._keep_early(sequence, payload[:room])
-            else:
-                self._in_turn(payload[late:] if late else payload)
-        if gaps:
-            if length and late >= length:
-                self._duplicate = sequence, (sequence + length) & MASK
-            self._acknowledge()
-
-    def _in_turn(self, payload: memoryview) -> None:
-        """What is next, and then what waited for it."""
-        room = distance(self._window_edge, self.receive_next)
-        self._deliver(payload[:room] if len(payload) > room else payload)
-        while len(self._early):
-            before = self._early.held_bytes
-            piece = self._early.take(self.receive_next)
-            self._buffers.release(before - self._early.held_bytes)
-            if not piece:
-                break
-            self._deliver(memoryview(piece))
-        if self._guest_fin is not None and self.receive_next == self._guest_fin:
-            self.receive_next = (self.receive_next + 1) & MASK
-            self.guest_ended = True
-            if not self._pending:
-                self._host.finish()
-
-    def _keep_early(self, sequence: int, payload: memoryview) -> None:
-        before = self._early.held_bytes
-        if self._buffers.hold(len(payload)):
-            self._early.put(sequence, payload)
-            self._buffers.release(len(payload) - (self._early.held_bytes - before))
-
-    def _deliver(self, data: memoryview) -> None:
-        """In-order bytes: to the host as far as it takes them, else kept, else left for the guest to send again."""
-        if not len(data):
+        try:
+            plain = self._incoming.data(sequence, payload, fin)
+        except HostReset:
+            self.abort()
             return
-        taken = 0
-        if not self._pending:
-            try:
-                taken = self._host.write(data)
-            except HostReset:
-                self.abort()
-                return
-        self.receive_next = (self.receive_next + taken) & MASK
-        rest = len(data) - taken
-        if rest and self._buffers.hold(rest):
-            self.receive_next = (self.receive_next + rest) & MASK
-            self._pending.append(bytes(data[taken:]))
-            self._pending_bytes += rest
+        if self._incoming.kept_bytes:
             self._host.want(self._wants_read(), True)
+        if not plain:
+            self._acknowledge()
 
     # ------------------------------------------------------------------------------------------------ to the guest
     def flush_ack(self) -> None:
@@ -368,20 +307,12 @@ class Flow:
         """False: the device is full."""
         if self.state == CLOSED:
             return True
-        window = max(0, RECEIVE_WINDOW - self._pending_bytes - self._early.held_bytes)
-        edge = (self.receive_next + window) & MASK
-        if distance(edge, self._window_edge) > 0:
-            self._window_edge = edge
-        window = max(0, distance(self._window_edge, self.receive_next))
+        incoming = self._incoming
+        window = min(0xFFFF, incoming.window() >> self._shift_in)
         self.ack_due = self.ack_urgent = False
         self._unanswered_bytes = 0
-        shifted = min(0xFFFF, window >> self._shift_in)
-        options = b""
-        if (len(self._early) or self._duplicate) and self._selective and not len(payload):
-            again = [self._duplicate] if self._duplicate else []  # RFC 2883
-            options = tcp.emit_blocks(again + self._early.blocks(tcp.MAX_BLOCKS - len(again)))
-            self._duplicate = None
-        return self._guest.transmit(flags, sequence, self.receive_next, shifted, options, payload, self._mss)
+        options = tcp.emit_blocks(incoming.blocks()) if self._selective and not len(payload) else b""
+        return self._guest.transmit(flags, sequence, incoming.expected, window, options, payload, self._mss)
 
     def fill(self, now: float) -> None:
         """Send the guest what the host has, as far as the guest's window allows. One read, so that flows take turns."""
@@ -399,7 +330,7 @@ class Flow:
                 self.timer = min(
                     self.timer, now + self._timeout.seconds
                 )  # probe a closed window; memory may be free again
-            self._host.want(False, bool(self._pending))
+            self._host.want(False, bool(self._incoming.kept_bytes))
             return
         try:
             count = self._host.read_into(buffer[:room] if room < len(buffer) else buffer)
@@ -412,7 +343,7 @@ class Flow:
             if count == 0:
                 self._end_to_guest(now)
             else:
-                self._host.want(True, bool(self._pending))
+                self._host.want(True, bool(self._incoming.kept_bytes))
             return
         data: bytes | memoryview = buffer[:count]
         kept: memoryview | None = buffer
@@ -430,7 +361,7 @@ class Flow:
             room = count
             self._refused(count, now)
         self._blocked = room <= count
-        self._host.want(room > count, bool(self._pending))
+        self._host.want(room > count, bool(self._incoming.kept_bytes))
 
     def _end_to_guest(self, now: float) -> None:
         self.host_ended = True
@@ -439,7 +370,7 @@ class Flow:
         if self._recovery is not None:
             self._recovery.sent(1, now)
         self._answered(now)
-        self._host.want(False, bool(self._pending))
+        self._host.want(False, bool(self._incoming.kept_bytes))
         self._send(FIN | ACK, self._fin_at, b"")
 
     def host_readable(self, now: float) -> None:
@@ -453,25 +384,15 @@ class Flow:
         if self.state != OPEN:
             return
         self.last_used = now
-        before = self._pending_bytes
+        before = self._incoming.kept_bytes
         try:
-            while self._pending:
-                first = self._pending[0]
-                taken = self._host.write(first)
-                self._pending_bytes -= taken
-                self._buffers.release(taken)
-                if taken < len(first):
-                    self._pending[0] = first[taken:]
-                    break
-                self._pending.popleft()
+            self._incoming.drain()
         except HostReset:
             self.abort()
             return
-        if not self._pending and self.guest_ended:
-            self._host.finish()
-        elif before > RECEIVE_WINDOW // 2 >= self._pending_bytes:
+        if before > RECEIVE_WINDOW // 2 >= self._incoming.kept_bytes and not self._incoming.ended:
             self._acknowledge()  # the window has opened
-        self._host.want(self._wants_read(), bool(self._pending))
+        self._host.want(self._wants_read(), bool(self._incoming.kept_bytes))
         self._maybe_over(now)
 
     def _wants_read(self) -> bool:
@@ -587,19 +508,23 @@ class Flow:
 
     # ------------------------------------------------------------------------------------------------ the end
     def _maybe_over(self, now: float) -> None:
-        over = self.guest_ended and self.host_ended and not self._pending and self.unacknowledged == self.send_next
+        over = (
+            self.guest_ended
+            and self.host_ended
+            and not self._incoming.kept_bytes
+            and self.unacknowledged == self.send_next
+        )
         if self.state == OPEN and over:
             self.flush_ack()
             self.state = LINGERING
-            self._buffers.release(self._early.held_bytes)
-            self._early = OutOfOrder(0)
+            self._incoming.clear()
             self.timer = now + LINGER_SECONDS
             self._host.close(reset=False)
 
     def abort(self) -> None:
         """Reset both sides."""
         if self.state in (OPEN, SYN_RECEIVED):
-            self._guest.transmit(RST | ACK, self.send_next, self.receive_next, 0, b"", b"", self._mss)
+            self._guest.transmit(RST | ACK, self.send_next, self._incoming.expected, 0, b"", b"", self._mss)
         self._close(reset=True)
 
     def _close(self, reset: bool) -> None:
@@ -610,7 +535,4 @@ class Flow:
         self.ack_due = False
         self._kept.clear()
         self._recovery = None
-        self._buffers.release(self._pending_bytes + self._early.held_bytes)
-        self._early = OutOfOrder(0)
-        self._pending.clear()
-        self._pending_bytes = 0
+        self._incoming.clear()

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slirp.stack import tcp_flow
+from slirp.stack.incoming import RECEIVE_WINDOW
 from slirp.stack.tcp_flow import Flow
 from slirp.stack.timeout import FIRST_RTO
 from slirp.testing import Faults, FaultyLink, MemoryHost, PlainBuffers
@@ -15,6 +16,7 @@ from slirp.wire import tcp
 from slirp.wire.tcp import ACK, FIN, PSH, RST, SYN, Options, Segment
 
 MSS = 1460
+SELECTIVE = tcp.emit_options(Options(1460, 7, True))
 
 
 class Pair:
@@ -102,13 +104,13 @@ def test_with_little_memory_it_is_only_slower(seed: int, held_limit: int, loss: 
 @settings(max_examples=5, deadline=None)
 @given(st.integers(0, 2**32))
 def test_a_slow_reader_shuts_the_window_and_loses_nothing(seed: int) -> None:
-    data = random.Random(seed).randbytes(3 * tcp_flow.RECEIVE_WINDOW)
+    data = random.Random(seed).randbytes(3 * RECEIVE_WINDOW)
     sender, reader = MemoryHost(data), MemoryHost(b"", capacity=0)
     pair = Pair(sender, reader, Faults(), seed)
     pair.run(seconds=1)
     assert len(reader.received) == 0
     held = len(data) - len(sender.data)
-    assert held <= tcp_flow.RECEIVE_WINDOW + tcp_flow.SEND_LIMIT
+    assert held <= RECEIVE_WINDOW + tcp_flow.SEND_LIMIT
     reader.capacity = 1 << 30
     pair.run(seconds=pair.now + 600)
     assert bytes(reader.received) == data
@@ -266,27 +268,38 @@ def test_a_guest_that_never_answers_is_given_up() -> None:
     assert len(hand.sent) <= 4
 
 
+near = st.integers(-60, 120)
+
+
 @settings(max_examples=300, deadline=None)
 @given(
     st.lists(
         st.tuples(
-            st.integers(0, 255), st.integers(-5, 5), st.integers(-5, 5), st.binary(max_size=10), st.integers(0, 65535)
+            st.integers(0, 255),
+            st.integers(-5, 5),
+            near,
+            st.binary(max_size=10),
+            st.integers(0, 65535),
+            st.one_of(st.binary(max_size=40), st.lists(st.tuples(near, near), max_size=4)),
+            st.booleans(),
         ),
         max_size=30,
     )
 )
-def test_no_segments_break_it(steps: list[tuple[int, int, int, bytes, int]]) -> None:
-    hand = ByHand(MemoryHost(b"z" * 50))
+def test_no_segments_break_it(
+    steps: list[tuple[int, int, int, bytes, int, bytes | list[tuple[int, int]], bool]],
+) -> None:
+    hand = ByHand(MemoryHost(b"z" * 150), options=SELECTIVE)
     hand.flow.host_connected(0.0)
-    for number, (flags, sequence, acknowledgment, payload, window) in enumerate(steps):
-        made = segment(flags, 1000 + sequence, (5001 + acknowledgment) & 0xFFFFFFFF, payload, window=window)
+    for number, (flags, sequence, acknowledgment, payload, window, told_of, takes) in enumerate(steps):
+        if isinstance(told_of, list):
+            told_of = tcp.emit_blocks([(5001 + first, 5001 + after) for first, after in told_of])
+        made = segment(flags, 1000 + sequence, 5001 + acknowledgment, payload, told_of, window)
+        hand.takes = takes
         hand.flow.segment(made, number * 0.1)
         hand.flow.flush_ack()
         hand.flow.host_readable(number * 0.1)
         hand.flow.tick(number * 0.1)
-
-
-SELECTIVE = tcp.emit_options(Options(1460, 7, True))
 
 
 def told(hand: ByHand, acknowledgment: int, *blocks: tuple[int, int], now: float = 0.0) -> None:

@@ -248,7 +248,7 @@ class TcpMachine(RuleBasedStateMachine):
             assert self.buffers.held == self.buffers.out == 0
         elif not self.reset:
             # what we have acknowledged is at the host, or kept for it
-            assert self.acked <= len(self.host.received) + self.flow._pending_bytes + self.ended
+            assert self.acked <= len(self.host.received) + self.flow._incoming.kept_bytes + self.ended
         if self.host.finished:
             assert self.ended
             assert len(self.host.received) == self.sent
