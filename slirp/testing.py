@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from slirp.host.buffers import SIZE
 from slirp.stack.sides import HostReset
-from slirp.wire import virtio
+from slirp.wire import ethernet, virtio
 from slirp.wire.checksum import checksum, fold, pseudo_sum
 from slirp.wire.tcp import Segment
 
@@ -140,6 +140,9 @@ class FaultyLink:
                 self.receiver(segment, now)
 
 
+_KIND, _ARP = virtio.HEADER_BYTES + 12, ethernet.ARP.to_bytes(2, "big")
+
+
 class FaultyWire:
     """One direction of a wire for whole frames with virtio headers, whose checksums are complete."""
 
@@ -153,6 +156,8 @@ class FaultyWire:
         if chance() < faults.loss:
             return []
         if chance() < faults.corruption:
+            if frame[_KIND : _KIND + 2] == _ARP:
+                return []  # nothing but Ethernet's own checksum protects it: a device drops it
             position = self._random.randrange(virtio.HEADER_BYTES, len(frame))
             frame = (
                 frame[:position] + bytes((frame[position] ^ self._random.randrange(1, 256),)) + frame[position + 1 :]

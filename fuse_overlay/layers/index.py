@@ -70,6 +70,11 @@ class LayerId(NamedTuple):
     digest: bytes  # SHA-256 of layer.tar
     size: int  # bytes of layer.tar
 
+    @property
+    def diff_id(self) -> str:
+        """As the digest is written: "sha256:…"."""
+        return f"sha256:{self.digest.hex()}"
+
 
 @dataclass(eq=False, slots=True)
 class Node:

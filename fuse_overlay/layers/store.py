@@ -81,7 +81,7 @@ def read_layer(directory: Path) -> Layer:
     opened = _open(directory)
     try:
         (layer,) = opened.layers
-        return Layer(f"sha256:{layer.digest.hex()}", layer.size, opened.rows)
+        return Layer(layer.diff_id, layer.size, opened.rows)
     finally:
         opened.close()
 
@@ -187,7 +187,7 @@ class Tree:
     @property
     def diff_ids(self) -> list[str]:
         """Of its layers, lowest first, as "sha256:…"."""
-        return [f"sha256:{layer.digest.hex()}" for layer in self.index.layers]
+        return [layer.diff_id for layer in self.index.layers]
 
     def close(self) -> None:
         self.index.close()
@@ -245,7 +245,7 @@ def open_tree(tree_path: Path, layer_directories: Sequence[Path], diff_ids: Sequ
     try:
         if len(tree.layers) != len(layer_directories):
             raise LayerError(f"the tree {tree_path.name} is of {len(tree.layers)} layers, not {len(layer_directories)}")
-        if diff_ids is not None and Tree(tree, []).diff_ids != list(diff_ids):
+        if diff_ids is not None and [layer.diff_id for layer in tree.layers] != list(diff_ids):
             raise LayerError(f"the tree {tree_path.name} is of other layers")
         for layer, directory in zip(tree.layers, layer_directories, strict=True):
             tars.append(os.open(directory / TAR_NAME, os.O_RDONLY | os.O_CLOEXEC))

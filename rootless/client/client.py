@@ -15,6 +15,7 @@ from rootless.model.errors import Unavailable
 
 Query = Mapping[str, object]
 _T = TypeVar("_T")
+MAX_STARTS = 2  # the engine that was found to listen may have been about to die
 
 
 class Client:
@@ -98,19 +99,20 @@ class Client:
 
     def connect(self) -> Connection:
         """A new connection, with the engine started if that is ours to do. Raises Unavailable, RootlessError."""
-        for last in (False, False, True):  # the one that was found to listen may have been about to die
+        starts = 0
+        while True:
             try:
                 return Connection(self.endpoint.socket_path)
             except OSError as error:
                 gone = isinstance(error, FileNotFoundError | ConnectionRefusedError)
-                if self.endpoint.settings is None or last or not gone:
+                if self.endpoint.settings is None or not gone or starts == MAX_STARTS:
                     raise Unavailable(
                         f"Cannot connect to the engine at {self.endpoint.url}: {error.strerror}. Is it running?"
                     ) from error
             from rootless.client.engine_start import start_engine
 
             start_engine(self.endpoint.settings)
-        raise AssertionError("unreachable")
+            starts += 1
 
 
 def target(path: str, query: Query | None) -> str:

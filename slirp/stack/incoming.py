@@ -45,11 +45,6 @@ class Incoming:
         """The number after the guest's SYN."""
         self.expected = self._edge = sequence & MASK
 
-    @property
-    def gaps(self) -> bool:
-        """Whether something is here out of turn."""
-        return len(self._early) > 0
-
     def window(self, most: int = RECEIVE_WINDOW) -> int:
         """Bytes to offer now."""
         room = max(0, min(most, RECEIVE_WINDOW - self.kept_bytes - self._early.held_bytes))
@@ -62,7 +57,7 @@ class Incoming:
         """Selective acknowledgments; what came again is told of once, first (RFC 2883)."""
         again = [self._repeated] if self._repeated else []
         self._repeated = None
-        return again + self._early.blocks(MAX_BLOCKS - len(again)) if again or len(self._early) else again
+        return again + self._early.blocks(MAX_BLOCKS - len(again))
 
     def data(self, sequence: int, payload: memoryview, fin: bool) -> bool:
         """Payload and end. False: out of turn, seen before, or it has filled a gap."""

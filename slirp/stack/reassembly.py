@@ -97,7 +97,7 @@ class OutOfOrder:
     def blocks(self, count: int) -> list[tuple[int, int]]:
         """The sequence numbers of up to `count` runs, first and after the last: for the guest, which then knows what
         is missing. Those that came last are the first, so that each is told of several times (RFC 2018 4)."""
-        if self._origin is None:
+        if self._origin is None or not self._runs:
             return []
         shift = self._origin - self._position
         chosen = nlargest(count, self._runs, key=lambda run: run.told)

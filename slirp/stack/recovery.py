@@ -292,7 +292,7 @@ class Recovery:
             before.after = piece.after
             del pieces[index]
 
-    def tail(self) -> tuple[int, int]:
+    def tail(self) -> None:
         """The last segment, to be sent as a probe: then it is the next that is lost, but for what is already."""
         last = self._pieces[-1]
         if last.after - last.first > self._mss:
@@ -300,4 +300,3 @@ class Recovery:
             self._pieces.append(last)
         if not last.lost:
             self._give_up(last)
-        return (self._origin + last.first) & MASK, last.after - last.first

@@ -326,10 +326,8 @@ class Flow:
         buffer = None if self._blocked else self._buffers.take()
         if buffer is None:
             self._blocked = True
-            if not in_flight:
-                self.timer = min(
-                    self.timer, now + self._timeout.seconds
-                )  # probe a closed window; memory may be free again
+            if not in_flight:  # probe a closed window; memory may be free again
+                self.timer = min(self.timer, now + self._timeout.seconds)
             self._host.want(False, bool(self._incoming.kept_bytes))
             return
         try:
@@ -466,7 +464,7 @@ class Flow:
 
     def _refused(self, count: int, now: float) -> None:
         """The device did not take the last `count` bytes."""
-        recovery = self._recovery or self._begin_recovery(now)
+        recovery = self._begin_recovery(now)
         recovery.refused(count, now)
         self.timer = min(self._deadline, recovery.due)
 
