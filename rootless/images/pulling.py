@@ -255,8 +255,9 @@ async def _fetch(
             else:
                 await _download(repository, layout, partial, descriptor, diff_id, bar)
             bar.say("Pull complete")
-        except (*RESUMED, trio.Cancelled):
-            end = partial.keep
+        except BaseException as error:
+            if isinstance(error, RESUMED) or not isinstance(error, Exception):  # cancelled, perhaps in a group
+                end = partial.keep
             raise
         finally:
             with trio.CancelScope(shield=True):

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import json
 import re
@@ -22,6 +23,8 @@ class Faults:
     """What goes wrong; `seen` are the requests as (method, path, headers in lower case)."""
 
     cut_after: list[int] = field(default_factory=list)  # bytes of a large blob after which each connection in turn ends
+    # of a blob: so much comes at once, then a little now and then until the event, and then the connection ends
+    trickles: dict[str, tuple[int, threading.Event]] = field(default_factory=dict)
     ranges: bool = True
     statuses: list[tuple[int, dict[str, str]]] = field(default_factory=list)  # answered first, one a request
     damage: Callable[[bytes], bytes] | None = None  # of large blobs
@@ -131,6 +134,15 @@ class FaultyRegistry:
             start, end = int(asked[1]), int(asked[2] or len(data) - 1)
             status, more = 206, {"Content-Range": f"bytes {start}-{end}/{len(data)}"}
             data = data[start : end + 1]
+        if digest in faults.trickles:
+            count, until = faults.trickles[digest]
+            send(handler, status, more, data[:count], len(data))
+            with contextlib.suppress(OSError):
+                while not until.wait(0.1) and count < len(data) - 100:
+                    handler.wfile.write(data[count : count + 100])
+                    count += 100
+            handler.close_connection = True
+            return
         length = faults.announce(len(data)) if faults.announce else len(data)
         cut = faults.cut_after.pop(0) if faults.cut_after else None
         send(handler, status, more, data if cut is None else data[:cut], length)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import gzip
 import os
@@ -9,6 +10,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -98,6 +100,112 @@ def test_a_pull_that_was_given_up_is_taken_up_by_the_next(tmp_path: Path, kind: 
         assert_whole(images, name)
         asked = [headers.get("range") for _, path, headers in server.faults.seen if sha256(packed) in path]
         assert asked == [f"bytes={len(packed) // 2}-"]
+
+
+def fetched(images: Images, digest: str) -> int:
+    """Bytes of a layer that a pull at work has written by now."""
+    directory = images.layout.temporary / f"layer-{digest.removeprefix('sha256:')}"
+    found = [path for path in (directory / "packed", directory / "new" / "layer.tar") if path.exists()]
+    return found[0].stat().st_size if found else 0
+
+
+async def until_written(images: Images, digest: str) -> None:
+    with trio.fail_after(20):
+        while not fetched(images, digest):
+            await trio.sleep(0.01)
+
+
+def assert_taken_up(server: FaultyRegistry, images: Images, name: str, digest: str) -> None:
+    """The next pull of a layer of which much had come asks for the rest alone."""
+    server.faults.trickles.clear()
+    server.faults.seen.clear()
+    kept = fetched(images, digest)
+    assert kept >= 1 << 19
+    pull(images, name)
+    asked = [headers.get("range") for _, path, headers in server.faults.seen if digest in path]
+    assert asked == [f"bytes={kept}-"]
+    assert not list(images.layout.temporary.iterdir())
+
+
+@pytest.mark.parametrize("kind", [GZIP, ZSTD, PLAIN])
+def test_a_pull_that_was_cancelled_is_taken_up_by_the_next(tmp_path: Path, kind: str) -> None:
+    never = threading.Event()
+    with faulty_registry() as server:
+        name, packed = big(server, kind)
+        server.faults.trickles[sha256(packed)] = 1_400_000, never
+        images = store(tmp_path)
+
+        async def body() -> None:
+            await images.prepare()
+            async with trio.open_nursery() as nursery:
+                wanted = reference.parse(name)
+                nursery.start_soon(pulling.pull_image, images.layout, QUICK, wanted, None, None, lambda message: None)
+                await until_written(images, sha256(packed))
+                nursery.cancel_scope.cancel()
+
+        trio.run(body)
+        assert images.layout.entries() == []
+        assert_taken_up(server, images, name, sha256(packed))
+        assert_whole(images, name)
+        never.set()
+
+
+def test_what_came_of_a_layer_is_kept_where_another_fails(tmp_path: Path) -> None:
+    other = tar_of({"noise": random.Random(2).randbytes(1_500_000)})
+    come, broken = gzip.compress(BIG), gzip.compress(other)
+    never, fail = threading.Event(), threading.Event()
+    with faulty_registry() as server:
+        server.add("1", [(BIG, come, GZIP), (other, broken, GZIP)])
+        server.faults.trickles = {sha256(come): (1_400_000, never), sha256(broken): (0, fail)}
+        images, name = store(tmp_path), f"{server.address}/app:1"
+
+        async def failing() -> None:
+            with pytest.raises(RootlessError, match="cannot reach the registry"):
+                await pulling.pull_image(images.layout, QUICK, reference.parse(name), None, None, lambda message: None)
+
+        async def body() -> None:
+            await images.prepare()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(failing)
+                await until_written(images, sha256(come))
+                fail.set()
+
+        trio.run(body)
+        assert_taken_up(server, images, name, sha256(come))
+        never.set()
+
+
+@pytest.mark.parametrize("kind", [GZIP, ZSTD, PLAIN])
+def test_what_a_cancelled_pull_kept_and_is_wrong_is_fetched_anew(tmp_path: Path, kind: str) -> None:
+    never = threading.Event()
+    with faulty_registry() as server:
+        name, packed = big(server, kind)
+        wrong = packed[: 1 << 18] + bytes(100) + packed[(1 << 18) + 100 :]
+        server.faults.trickles[sha256(packed)] = 1_400_000, never
+        server.blobs[sha256(packed)] = wrong
+        images = store(tmp_path)
+
+        async def body() -> None:
+            await images.prepare()
+            with trio.move_on_after(20):
+                async with trio.open_nursery() as nursery:
+                    wanted = reference.parse(name)
+                    nursery.start_soon(
+                        pulling.pull_image, images.layout, QUICK, wanted, None, None, lambda message: None
+                    )
+                    await until_written(images, sha256(packed))
+                    nursery.cancel_scope.cancel()
+
+        with contextlib.suppress(ExceptionGroup):  # what is damaged may be noticed before
+            trio.run(body)
+        server.faults.trickles.clear()
+        with pytest.raises(InvalidParameter):
+            pull(images, name)
+        assert not list(images.layout.temporary.iterdir())
+        server.blobs[sha256(packed)] = packed
+        pull(images, name)
+        assert_whole(images, name)
+        never.set()
 
 
 @pytest.mark.parametrize("kind", [GZIP, ZSTD, PLAIN])
