@@ -240,7 +240,7 @@ async def tag(engine: Engine, request: Request, parameters: dict[str, str]) -> R
     image = engine.images.resolve(parameters["name"])
     if not request.query.get("repo"):
         raise InvalidParameter("repository name is needed")
-    await engine.images.tag(image, request.query["repo"], request.query.get("tag", ""))
+    await engine.images.tag(image, request.query["repo"], request.query.get("tag", ""), parameters["name"])
     engine.events.emit("image", "tag", image.id, {"name": request.query["repo"]})
     return Response(201)
 

@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from fuse_overlay import LayerError, index_layer, merge_tree
+from rootless.images.entries import name_of
 from rootless.images.images import parse_image
 from rootless.images.removing import collect, marked
-from rootless.images.storing import diff_ids, name_of, plain_manifest
+from rootless.images.storing import diff_ids, plain_manifest
 from rootless.model import reference
 from rootless.model.errors import RootlessError
 from rootless.store import files

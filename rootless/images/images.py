@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from rootless.images import host, mending
+from rootless.images.entries import entries_of, entry_meant, name_of, origin_of, place_name
 from rootless.images.image import Image, ImageSource
 from rootless.images.importing import ImportRequest, import_archive
-from rootless.images.storing import Progress, diff_ids, name_of, place_image, place_name
+from rootless.images.storing import Progress, Pulled, diff_ids, place_image
 from rootless.model import reference
 from rootless.model.errors import Conflict, InvalidParameter, NotFound, RootlessError
 from rootless.model.platforms import Platform
@@ -271,23 +272,37 @@ class Images:
 
         return Access.of(self._settings, os.environ, self._schemes)
 
-    async def tag(self, image: Image, repository: str, tag: str) -> None:
-        """Give an image a further name, taken from another image if that has it. Raises InvalidParameter."""
+    async def tag(self, image: Image, repository: str, tag: str, text: str = "") -> None:
+        """Give an image a further name, taken from another image if that has it, with the manifest of the name it was
+        found by, `text`. Raises InvalidParameter, Conflict (host), NotFound."""
         name = reference.parse(f"{repository}:{tag}" if tag else repository).name
         if self.is_host(image):
             raise Conflict("the image host is this machine itself: it cannot be given other names, nor its own away")
-        await trio.to_thread.run_sync(self._tag, image, name)
+        await trio.to_thread.run_sync(self._tag, image, name, text)
 
-    def _tag(self, image: Image, name: str) -> None:
+    def _tag(self, image: Image, name: str, text: str) -> None:
         if image.read_only:  # its layers stay where they are
             with files.temporary_directory(self.layout.temporary) as staging:
                 self.layout.hold(staging, image.layers)
-                place_image(self.layout, {}, self.layout.blob(image.id), [name], staging)
+                config = self.layout.blob(image.id)
+                place_image(self.layout, {}, config, [name], staging, self._pulled(image, text))
             return
         with self.layout.changing() as entries:
-            if not any(entry["digest"] == image.manifest_digest for entry in entries):
+            mine = [entry for entry in entries if entry["digest"] == image.manifest_digest]
+            if not mine:
                 raise NotFound(f"No such image: {image.id}")
-            place_name(entries, image.manifest_digest, name)
+            place_name(entries, entry_meant(mine, text), name)
+
+    def _pulled(self, image: Image, text: str) -> Pulled | None:
+        """The registry's manifest of an image in additional stores, where it has one."""
+        mine = entries_of(self.layout, image.manifest_digest)
+        origin = origin_of(entry_meant(mine, text)) if mine else None
+        if origin is None or not origin.manifest:
+            return None
+        try:
+            return Pulled(self.layout.blob(origin.manifest), f"{origin.repository}@{origin.pulled_digest}")
+        except (KeyError, RootlessError):
+            return None
 
     # ------------------------------------------------------------------------------------------------ removing
     async def remove(self, text: str, *, force: bool) -> list[dict[str, str]]:

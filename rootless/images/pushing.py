@@ -5,6 +5,7 @@ Where every layer is there in the form it was pulled in, the manifest that was p
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import tempfile
@@ -17,11 +18,12 @@ from typing import Any, BinaryIO
 import trio
 
 from rootless.images import packing, sources
+from rootless.images.entries import entries_of, name_of, origin_of
 from rootless.images.image import Image
 from rootless.images.progress import Bar
 from rootless.images.pulling import first_error, opened
 from rootless.images.sources import Source
-from rootless.images.storing import Progress, name_of, parse_json
+from rootless.images.storing import Progress, parse_json
 from rootless.model import reference
 from rootless.model.errors import NotFound, RootlessError
 from rootless.model.reference import Reference
@@ -79,23 +81,29 @@ async def push_image(
 
 
 def _base(layout: Layout, image: Image, wanted: Reference) -> _Base:
-    """One that was pulled from the registry that it goes to comes first."""
-    own = f"{wanted.registry}/"
-    entries = [entry.get("annotations") or {} for entry in layout.entries() if entry["digest"] == image.manifest_digest]
-    entries.sort(key=lambda annotations: not str(annotations.get(PULLED_ANNOTATION)).startswith(own))
-    pulled = [
-        str(annotations.get(MANIFEST_ANNOTATION)) for annotations in entries if MANIFEST_ANNOTATION in annotations
-    ]
-    for digest in [*pulled, *image.pulled_manifests]:
+    """Of the manifests of all its names: one whose layers that registry has, and of those the wanted name's own, then
+    one of the wanted repository."""
+    there: dict[str, set[str]] = {}  # by diff id: the packed layers that the registry has had
+    for diff_id in image.layers:
+        found = sources.known(layout, diff_id)
+        there[diff_id] = {one.digest for one in found if one.repository.startswith(f"{wanted.registry}/")}
+    ranked: list[tuple[tuple[bool, bool, bool], _Base]] = []
+    for origin in map(origin_of, entries_of(layout, image.manifest_digest)):
         try:
-            data = layout.blob(digest)
+            data = layout.blob(origin.manifest) if origin.manifest else b""
         except (KeyError, RootlessError):
             continue
-        value = parse_json(data, "the manifest")
+        value = parse_json(data, "the manifest") if data else {}
         layers = value.get("layers")
-        if isinstance(layers, list) and len(layers) == len(image.layers):
-            return _Base(value, data, layers)
-    return _Base({"schemaVersion": 2, "mediaType": OCI_MANIFEST})
+        if not isinstance(layers, list) or len(layers) != len(image.layers):
+            continue
+        has = origin.repository.startswith(f"{wanted.registry}/") or all(
+            layer.get("digest") in there[diff_id] for layer, diff_id in zip(layers, image.layers, strict=True)
+        )
+        rank = not has, origin.name != wanted.name, origin.repository != wanted.repository
+        ranked.append((rank, _Base(value, data, layers)))
+    empty = _Base({"schemaVersion": 2, "mediaType": OCI_MANIFEST})
+    return min(ranked, key=lambda one: one[0])[1] if ranked else empty
 
 
 def manifest_of(
@@ -125,10 +133,11 @@ def manifest_of(
 
 def _note(layout: Layout, staging: Path, image: Image, wanted: Reference, manifest: bytes) -> str:
     """What was pushed is what a pull would give now."""
+    digest = f"sha256:{hashlib.sha256(manifest).hexdigest()}"
     with layout.changing() as entries:
-        digest = layout.place_blob(staging, manifest)
         for entry in entries:
             if entry["digest"] == image.manifest_digest and name_of(entry) == wanted.name:
+                layout.place_blob(staging, manifest)
                 noted = {PULLED_ANNOTATION: f"{wanted.repository}@{digest}", MANIFEST_ANNOTATION: digest}
                 entry["annotations"] = {**(entry.get("annotations") or {}), **noted}
     return digest

@@ -11,8 +11,8 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
+from rootless.images.entries import drop_name, name_of
 from rootless.images.image import Image
-from rootless.images.storing import drop_name, name_of
 from rootless.model import reference
 from rootless.model.errors import Conflict, RootlessError
 from rootless.store.layout import MANIFEST_ANNOTATION, Layout, hex_of

@@ -16,19 +16,12 @@ import trio
 
 from fuse_overlay import Layer, LayerError, LayerWriter, merge_tree
 from rootless.images import compression
-from rootless.images.image import HOST_NAME
-from rootless.model.errors import Conflict, InvalidParameter, RootlessError
+from rootless.images.entries import place_name, place_pulled
+from rootless.model.errors import InvalidParameter, RootlessError
 from rootless.registry.documents import parse_json as parse_json  # for its callers too
 from rootless.registry.media import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST
 from rootless.store import files
-from rootless.store.layout import (
-    MANIFEST_ANNOTATION,
-    NAME_ANNOTATION,
-    PULLED_ANNOTATION,
-    REF_ANNOTATION,
-    Layout,
-    hex_of,
-)
+from rootless.store.layout import MANIFEST_ANNOTATION, PULLED_ANNOTATION, Layout, hex_of
 
 BATCH_BYTES = 512 << 10  # a worker thread is asked once for so much: asking costs 0.1 ms
 Progress = Callable[[dict[str, Any]], None]
@@ -186,13 +179,15 @@ def place_image(
         with layout.changing() as entries:
             _place_parts(layout, made, layers, merged)
             entry = _place_blobs(layout, staging, config, manifest, pulled)
-            present = next((one for one in entries if one["digest"] == entry["digest"]), None)
-            if present is None:
-                entries.append(entry)
+            if pulled is not None:
+                for name in names or [""]:
+                    place_pulled(entries, entry, name)
             else:
-                present["annotations"] = {**(present.get("annotations") or {}), **(entry.get("annotations") or {})}
-            for name in names:
-                place_name(entries, entry["digest"], name)
+                like = next((one for one in entries if one["digest"] == entry["digest"]), entry)
+                if like is entry:
+                    entries.append(entry)
+                for name in names:
+                    place_name(entries, like, name)
     except (LayerError, OSError) as error:
         raise explained(error) from error
     return f"sha256:{hashlib.sha256(config).hexdigest()}"
@@ -249,42 +244,6 @@ def plain_manifest(config: bytes, layers: Sequence[tuple[str, int]]) -> bytes:
         "layers": [{"mediaType": OCI_LAYER, "digest": digest, "size": size} for digest, size in layers],
     }
     return json.dumps(manifest).encode()
-
-
-def place_name(entries: list[dict[str, Any]], digest: str, name: str) -> None:
-    """Give the entry of `digest` a name; an image that had it becomes untagged (in place)."""
-    if not name:
-        return
-    if name == HOST_NAME:
-        raise Conflict("the image host is this machine itself: it cannot be given other names, nor its own away")
-    for entry in list(entries):
-        if name_of(entry) == name:
-            if entry["digest"] == digest:
-                return
-            drop_name(entries, entry)
-    bare = next((one for one in entries if one["digest"] == digest and not name_of(one)), None)
-    if bare is None:
-        like = next(entry for entry in entries if entry["digest"] == digest)
-        bare = {**like, "annotations": dict(like.get("annotations") or {})}
-        entries.append(bare)
-    bare["annotations"] = {**(bare.get("annotations") or {}), NAME_ANNOTATION: name, REF_ANNOTATION: name}
-
-
-def drop_name(entries: list[dict[str, Any]], entry: dict[str, Any]) -> None:
-    """Take its name from an entry; the last of an image stays, without one."""
-    if any(other is not entry and other["digest"] == entry["digest"] for other in entries):
-        entries.remove(entry)
-        return
-    kept = {k: v for k, v in entry["annotations"].items() if k not in (NAME_ANNOTATION, REF_ANNOTATION)}
-    entry.pop("annotations")
-    if kept:
-        entry["annotations"] = kept
-
-
-def name_of(entry: Mapping[str, Any]) -> str:
-    """The canonical name of an entry of index.json, "" where it has none."""
-    annotations = entry.get("annotations")
-    return str(annotations.get(NAME_ANNOTATION) or "") if isinstance(annotations, dict) else ""
 
 
 def explained(error: LayerError | OSError) -> RootlessError:

@@ -17,6 +17,7 @@ OCI layouts finds every blob; the manifest that a registry had handed out is kep
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -140,15 +141,20 @@ class Layout:
 
     @contextmanager
     def changing(self) -> Iterator[list[dict[str, Any]]]:
-        """The entries, to change in place; written when the block ends well."""
+        """The entries, to change in place; written when the block ends well. Then registries' manifests are removed
+        that none of them names any more."""
         with files.locked(self.images / "lock"):
             for directory in (self.images, self.blobs, self.layers, self.trees, self.temporary):
                 files.look_again(directory)
             entries = self._read_entries()
-            before = json.dumps(entries)
+            before, manifests = json.dumps(entries), _registries_manifests(entries)
             yield entries
             if json.dumps(entries) != before:
                 self._write(entries)
+                needed = _registries_manifests(entries) | {entry["digest"] for entry in entries}
+                for digest in manifests - needed:
+                    with contextlib.suppress(OSError, RootlessError):  # `collect` comes by here again
+                        self.blob_path(digest).unlink()
 
     def replace_entries(self, entries: list[dict[str, Any]]) -> None:
         """In the place of an index.json that cannot be read."""
@@ -228,6 +234,11 @@ class Layout:
                 os.rename(path, dead / path.name)
                 removed.append(f"sha256:{path.name}")
         return removed, dead
+
+
+def _registries_manifests(entries: Iterable[dict[str, Any]]) -> set[str]:
+    found = ((entry.get("annotations") or {}).get(MANIFEST_ANNOTATION) for entry in entries)
+    return {digest for digest in found if isinstance(digest, str)}
 
 
 def _visible(directory: Path) -> list[Path]:

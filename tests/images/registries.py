@@ -20,6 +20,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
+
 USER, PASSWORD = "user", "secret"
 _HTPASSWD = "user:$2b$05$abcdefghijklmnopqrstuuOQiyCxlgf/oeuTqixKmWdcYUh4Hjl0a\n"
 
@@ -198,6 +200,41 @@ def registry(
     finally:
         server.kill()
         server.wait()
+
+
+def put_image(
+    address: str,
+    repository: str,
+    tag: str,
+    layers: Sequence[tuple[bytes, bytes, str]],
+    *,
+    schema2: bool = False,
+    config: bytes = b"",
+) -> str:
+    """An image of (plain tar, packed, form), byte for byte as given, in a registry; returns its manifest's digest."""
+    config = config or config_of([plain for plain, _, _ in layers])
+    docker, oci = "application/vnd.docker.", "application/vnd.oci.image."
+    config_kind = f"{docker}container.image.v1+json" if schema2 else f"{oci}config.v1+json"
+    layer_kind = f"{docker}image.rootfs.diff.tar." if schema2 else f"{oci}layer.v1.tar+"
+    kind = f"{docker}distribution.manifest.v2+json" if schema2 else f"{oci}manifest.v1+json"
+
+    def described(data: bytes, media_type: str) -> dict[str, object]:
+        return {"mediaType": media_type, "digest": sha256(data), "size": len(data)}
+
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": kind,
+        "config": described(config, config_kind),
+        "layers": [described(packed, f"{layer_kind}{form}") for _, packed, form in layers],
+    }
+    data = json.dumps(manifest).encode()
+    with httpx.Client(base_url=f"http://{address}/v2/{repository}/", trust_env=False) as client:
+        for blob in (config, *(packed for _, packed, _ in layers)):
+            begun = client.post("blobs/uploads/").raise_for_status()
+            url = httpx.URL(begun.headers["Location"]).copy_merge_params({"digest": sha256(blob)})
+            client.put(url, content=blob, headers={"Content-Type": "application/octet-stream"}).raise_for_status()
+        client.put(f"manifests/{tag}", content=data, headers={"Content-Type": kind}).raise_for_status()
+    return sha256(data)
 
 
 def certificate(directory: Path) -> dict[str, str]:

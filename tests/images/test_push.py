@@ -64,7 +64,7 @@ def said(messages: list[dict[str, Any]]) -> list[str]:
 
 def tag(images: Images, old: str, new: str) -> None:
     repository, _, word = new.rpartition(":")
-    trio.run(images.tag, images.resolve(old), repository, word)
+    trio.run(images.tag, images.resolve(old), repository, word, old)
 
 
 def test_digests_stay_from_push_to_pull_to_push(tmp_path: Path, server: tuple[str, Path]) -> None:
