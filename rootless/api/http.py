@@ -116,6 +116,11 @@ class Request:
         while (data := await self._connection.body()) is not None:
             yield data
 
+    async def client_gone(self) -> None:
+        """Returns when the client has closed its side; never where that cannot be seen: it has sent more, or uses TLS.
+        To be cancelled before the response ends."""
+        await self._connection.client_gone()
+
     async def json(self) -> dict[str, object]:
         """The body as a JSON object; {} where there is none. Raises BadRequest."""
         parts: list[bytes] = []
@@ -211,6 +216,15 @@ class Connection:
         except h11.RemoteProtocolError as error:
             raise BadRequest(f"the request body broke off: {error}") from None
         return bytes(event.data) if isinstance(event, h11.Data) else None
+
+    async def client_gone(self) -> None:
+        if isinstance(self._stream, trio.SocketStream):
+            try:
+                if not await self._stream.socket.recv(1, trio.socket.MSG_PEEK):
+                    return
+            except (OSError, trio.ClosedResourceError):
+                return
+        await trio.sleep_forever()
 
     async def hijack(self, upgrade: bool, content_type: str) -> Hijacked:
         while await self.body() is not None:

@@ -114,7 +114,7 @@ async def create(engine: Engine, request: Request, parameters: dict[str, str]) -
             await engine.images.pull(wanted, platform, auth, progress, all_tags=all_tags)
         engine.events.emit("image", "pull", wanted.familiar, {"name": wanted.familiar})
 
-    return await progress_response(engine, pull)
+    return await progress_response(engine, request, pull)
 
 
 async def _import(engine: Engine, request: Request, asked: ImportRequest) -> StreamResponse:
@@ -177,11 +177,13 @@ async def save(engine: Engine, request: Request, parameters: dict[str, str]) -> 
     return StreamResponse(chunks(), headers={"Content-Type": "application/x-tar"}, closing=closing)
 
 
-async def progress_response(engine: Engine, work: Callable[[Progress], Awaitable[None]]) -> Response | StreamResponse:
+async def progress_response(
+    engine: Engine, request: Request, work: Callable[[Progress], Awaitable[None]]
+) -> Response | StreamResponse:
     """A stream of progress messages. A failure before the first of them is an HTTP error; later it is the last message,
-    as docker's. The work is given up when its client goes."""
+    as docker's. The work is given up when its client goes, whether there is anything to say to it or not."""
     send, receive = trio.open_memory_channel[dict[str, Any]](float("inf"))
-    scope = trio.CancelScope()
+    scope, watch = trio.CancelScope(), trio.CancelScope()
     failure: list[RootlessError] = []
 
     async def run() -> None:
@@ -193,8 +195,16 @@ async def progress_response(engine: Engine, work: Callable[[Progress], Awaitable
             except Exception as error:  # a bug must not take the engine with it
                 traceback.print_exc()
                 failure.append(RootlessError(f"internal error: {type(error).__name__}: {error}"))
+            finally:
+                watch.cancel()
+
+    async def until_gone() -> None:
+        with watch:
+            await request.client_gone()
+            scope.cancel()
 
     engine.nursery.start_soon(run)
+    engine.nursery.start_soon(until_gone)
     try:
         first = await receive.receive()
     except trio.EndOfChannel:

@@ -39,7 +39,7 @@ async def push(engine: Engine, request: Request, parameters: dict[str, str]) -> 
             await engine.images.push(image, name, auth, progress)
             engine.events.emit("image", "push", name.familiar, {"name": name.familiar})
 
-    return await progress_response(engine, work)
+    return await progress_response(engine, request, work)
 
 
 def _names_of(engine: Engine, wanted: reference.Reference) -> list[str]:

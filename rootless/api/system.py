@@ -128,7 +128,7 @@ async def check(engine: Engine, request: Request, parameters: dict[str, str]) ->
         found = f"{left} problems" if left else "no problems" if not problems else "all problems mended"
         progress({"summary": f"{checking.images} images, {checking.bytes_read} bytes of layers read: {found}"})
 
-    return await images.progress_response(engine, work)
+    return await images.progress_response(engine, request, work)
 
 
 ROUTES = [

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
+import random
 import shutil
+import signal
 import subprocess
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import zstandard
 
 from tests.busybox import busybox_tar
 from tests.e2e.conftest import Installation
-from tests.images.registries import PASSWORD, USER, registry
+from tests.images.faulty import faulty_registry
+from tests.images.registries import PASSWORD, USER, put_image, registry, sha256, tar_of
 
 HELPER = """#!/bin/sh
 store=$(dirname "$0")/kept
@@ -140,6 +147,56 @@ def test_all_tags(rootless: Installation, tmp_path: Path) -> None:
         assert rootless.out("images", "--format", "{{.Tag}}", f"{address}/many").split() == ["1", "2"]
         rootless("pull", "-a", f"{address}/many:1", check=1)
         rootless("rmi", f"{address}/many:1", f"{address}/many:2")
+
+
+def test_one_image_under_two_manifests(rootless: Installation, tmp_path: Path) -> None:
+    tar = tar_of({"etc/motd": b"hello\n" * 1000})
+    with registry(tmp_path) as address:
+        zstd = put_image(address, "rep/a", "1", [(tar, zstandard.compress(tar), "zstd")])
+        gzipped = put_image(address, "rep/b", "1", [(tar, gzip.compress(tar), "gzip")])
+        a, b = f"{address}/rep/a", f"{address}/rep/b"
+        rootless("pull", f"{a}:1")
+        rootless("pull", f"{b}:1")
+        shown = "{{.Repository}} {{.Digest}}"
+        for name, digest in ((a, zstd), (b, gzipped)):
+            assert rootless.out("images", "--digests", "--format", shown, name) == f"{name} {digest}"
+            assert json.loads(rootless.out("image", "inspect", f"{name}@{digest}"))[0]["RepoTags"] == [
+                f"{a}:1",
+                f"{b}:1",
+            ]
+            assert f"1: digest: {digest} size: " in rootless.out("push", f"{name}:1")
+        rootless("tag", f"{a}:1", f"{address}/rep/c:1")
+        assert f"1: digest: {zstd} size: " in rootless.out("push", f"{address}/rep/c:1")
+        rootless("system", "check")
+        rootless("rmi", f"{a}:1")
+        rootless("system", "check")
+        rootless("rmi", f"{b}:1", f"{address}/rep/c:1")
+        rootless("system", "check")
+
+
+def test_a_pull_that_was_interrupted_goes_on_where_it_was(rootless: Installation) -> None:
+    tar = tar_of({"noise": random.Random(3).randbytes(3_000_000)})
+    packed, never = gzip.compress(tar), threading.Event()
+    digest = sha256(packed)
+    with faulty_registry() as server:
+        server.add("1", [(tar, packed, "application/vnd.oci.image.layer.v1.tar+gzip")])
+        server.faults.trickles[digest] = 2_500_000, never
+        name = f"{server.address}/cut:1"
+        pull = subprocess.Popen([rootless.command, "pull", name], env=rootless.environment, stdout=subprocess.DEVNULL)
+        kept = rootless.home / "data" / "tmp" / f"layer-{digest.removeprefix('sha256:')}" / "packed"
+        end = time.monotonic() + 20
+        while not kept.exists() or kept.stat().st_size < 1 << 20:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        pull.send_signal(signal.SIGINT)
+        assert pull.wait(20) != 0
+        server.faults.trickles.clear()
+        server.faults.seen.clear()
+        rootless("pull", name)
+        (asked,) = [headers.get("range", "") for _, path, headers in server.faults.seen if digest in path]
+        assert int(asked.removeprefix("bytes=").removesuffix("-")) >= 1 << 20
+        rootless("rmi", name)
+        never.set()
 
 
 @pytest.mark.parametrize(
