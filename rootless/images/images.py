@@ -60,11 +60,17 @@ class Images:
         await trio.to_thread.run_sync(self.layout.prepare)
 
     async def tidy(self) -> None:
-        """Remove what an engine that was killed has left: what it placed and had not named, or the other way round."""
+        """Remove what an engine that was killed has left: what it placed and had not named, or the other way round; and
+        what was kept of pulls that nobody took up."""
+        from rootless.images.partial import remove_old
         from rootless.images.removing import collect
 
+        def both() -> None:
+            remove_old(self.layout)
+            collect(self.layout, wait=True)
+
         with contextlib.suppress(RootlessError, OSError):
-            await trio.to_thread.run_sync(lambda: collect(self.layout, wait=True))
+            await trio.to_thread.run_sync(both)
 
     # ------------------------------------------------------------------------------------------------ finding
     def all(self) -> list[Image]:

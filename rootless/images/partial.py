@@ -4,6 +4,7 @@
                               packed   what has come so far, as it came
                               new/     being unpacked from that; an unpacker's state cannot be kept, so it begins anew
                               layer/   complete, verified, synced; at once moved to its place
+                              holds    that place: it stays until its image is there, or nobody pulls it for days
 
 A plain tar is not kept twice: the layer.tar in new/ is what has come. Blocking; called from worker threads."""
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import enum
 import fcntl
+import json
 import os
 import shutil
 import time
@@ -19,7 +21,8 @@ import time
 from fuse_overlay import LayerError, read_layer
 from rootless.images.storing import LayerBeingStored, explained
 from rootless.model.errors import InvalidParameter
-from rootless.store.layout import Layout, hex_of
+from rootless.store import files
+from rootless.store.layout import HOLDS, Layout, hex_of
 
 KEPT_SECONDS = 3 * 24 * 3600
 _REPLAY_BYTES = 1 << 20
@@ -41,6 +44,7 @@ class PartialLayer:
         self._directory = layout.temporary / f"layer-{hex_of(digest)}"
         self.layer = self._directory / "layer"
         self._new, self._packed = self._directory / "new", self._directory / "packed"
+        self._holds = self._directory / HOLDS
         self._kept = Kept.NOTHING
         self._lock = -1
         self._spool = -1
@@ -131,6 +135,10 @@ class PartialLayer:
         except OSError as error:
             raise explained(error) from error
 
+    def hold(self, diff_id: str) -> None:
+        """Nobody collects the layer that is about to be moved to its place. Raises OSError."""
+        files.write_file(self._holds, json.dumps([diff_id]).encode())
+
     def restart(self) -> None:
         """Forget what has come."""
         self._close()
@@ -142,16 +150,17 @@ class PartialLayer:
         self._close()
         self._keep_plain()
         shutil.rmtree(self._new, ignore_errors=True)
-        if not self.layer.exists() and not self._packed.exists():
+        if not any(path.exists() for path in (self.layer, self._packed, self._holds)):
             self.discard()
         elif self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
 
-    def discard_leftover(self) -> None:
-        """Of a pull that was killed between putting its layer in place and tidying up."""
+    def give_up(self, *, keep_parts: bool) -> None:
+        """Hold the layer no more and, but for `keep_parts`, forget what has come. Not where another pull is at work."""
         if self._directory.exists() and self.try_lock():
-            self.discard()
+            self._holds.unlink(missing_ok=True)
+            self.keep() if keep_parts else self.discard()
 
     def discard(self) -> None:
         self._close()

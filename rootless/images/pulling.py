@@ -170,6 +170,8 @@ async def _pull(
         image_id, new = await _store(layout, repository, found, progress)
     except RootlessError as error:
         if not isinstance(error, RESUMED):
+            damaged = isinstance(error, InvalidParameter)  # else it is the disk, which wants room
+            await trio.to_thread.run_sync(lambda: _give_up(layout, found, keep_parts=damaged))
             await trio.to_thread.run_sync(lambda: collect(layout, wait=True))  # the layers that were good are of no use
         raise
     progress({"status": f"Digest: {found.shown}"})
@@ -195,9 +197,16 @@ async def _store(layout: Layout, repository: Repository, found: Found, progress:
                 form = sources.form_of(str(descriptor.get("mediaType")))
                 digest, size = str(descriptor["digest"]), int(descriptor["size"])
                 sources.remember(layout, diff_id, sources.Source(wanted.repository, digest, size, form))
+            _give_up(layout, found, keep_parts=False)
             return image_id, found.manifest.digest not in here
 
         return await trio.to_thread.run_sync(place)
+
+
+def _give_up(layout: Layout, found: Found, *, keep_parts: bool) -> None:
+    """What was kept for the next pull: there is an image now, or there will be none."""
+    for digest in {str(descriptor["digest"]) for descriptor in found.descriptors}:
+        PartialLayer(layout, digest).give_up(keep_parts=keep_parts)
 
 
 def _give_back_buffers() -> None:
@@ -220,9 +229,6 @@ async def _layers(repository: Repository, layout: Layout, found: Found, staging:
                 bar = Bar(hex_of(descriptor["digest"])[:12], progress)
                 if diff_id in here or diff_id in asked:
                     bar.say("Already exists")
-                    if diff_id in here:
-                        leftover = PartialLayer(layout, descriptor["digest"])
-                        await trio.to_thread.run_sync(leftover.discard_leftover)
                     continue
                 asked.add(diff_id)
                 bar.say("Pulling fs layer")
@@ -245,7 +251,7 @@ async def _fetch(
             bar.say("Waiting")
             while not await trio.to_thread.run_sync(partial.try_lock):
                 await trio.sleep(LOCK_POLL_SECONDS)
-        end = partial.discard
+        end = partial.keep
         try:
             if await trio.to_thread.run_sync(layout.layer(diff_id).exists):
                 bar.say("Already exists")  # another pull was at work on it
@@ -255,9 +261,9 @@ async def _fetch(
             else:
                 await _download(repository, layout, partial, descriptor, diff_id, bar)
             bar.say("Pull complete")
-        except BaseException as error:
-            if isinstance(error, RESUMED) or not isinstance(error, Exception):  # cancelled, perhaps in a group
-                end = partial.keep
+        except Exception as error:  # and not where it is cancelled, which comes in a group
+            if not isinstance(error, RESUMED):
+                end = partial.discard
             raise
         finally:
             with trio.CancelScope(shield=True):
@@ -266,6 +272,7 @@ async def _fetch(
 
 def _place(layout: Layout, partial: PartialLayer, diff_id: str) -> None:
     try:
+        partial.hold(diff_id)
         with layout.changing():
             layout.place_layer(partial.layer, diff_id)
     except OSError as error:

@@ -6,7 +6,8 @@
     layers/<diff id hex>/{layer.tar,index}
     trees/<chain id hex>
     uses/<engine>/<container id>         which image a container of that engine needs (see `uses`)
-    tmp/new-*                            what is being made; `holds` in one lists the layers it counts on
+    tmp/new-*                            what is being made
+    tmp/*/holds                          the layers that it, or an image that will be pulled on, counts on
     tmp/dead-*                           what is being removed
 
 Blobs, layers and trees are named by their content and never change. Only index.json does, under a lock: it is the root
@@ -36,7 +37,7 @@ REF_ANNOTATION = "org.opencontainers.image.ref.name"
 PULLED_ANNOTATION = "io.rootless.pulled"  # repository@digest an image was pulled as; the digest may be an index's
 MANIFEST_ANNOTATION = "io.rootless.manifest"  # digest of the registry's manifest of this image, a blob of ours
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
-_HOLDS = "holds"
+HOLDS = "holds"
 
 
 class Layout:
@@ -186,7 +187,7 @@ class Layout:
         """Those of the layers that are here. They stay as long as the temporary directory `staging` is there."""
         wanted = list(diff_ids)
         with self.changing():
-            files.write_file(staging / _HOLDS, json.dumps(wanted).encode())
+            files.write_file(staging / HOLDS, json.dumps(wanted).encode())
             return {diff_id for diff_id in wanted if self.layer(diff_id).exists()}
 
     def place_layer(self, made: Path, diff_id: str) -> None:
@@ -214,7 +215,7 @@ class Layout:
         """The layers that images in the making count on, under the lock."""
         files.remove_leftovers(self.temporary)
         found: set[str] = set()
-        for path in self.temporary.glob(f"new-*/{_HOLDS}"):
+        for path in self.temporary.glob(f"*/{HOLDS}"):
             try:
                 found.update(json.loads(path.read_bytes()))
             except FileNotFoundError:

@@ -21,6 +21,7 @@ import trio
 import zstandard
 
 from rootless.images import partial, pulling
+from rootless.images.checking import Check
 from rootless.images.images import Images
 from rootless.model import reference
 from rootless.model.errors import InvalidParameter, NotFound, RootlessError
@@ -150,7 +151,46 @@ def test_a_pull_that_was_cancelled_is_taken_up_by_the_next(tmp_path: Path, kind:
         never.set()
 
 
-def test_what_came_of_a_layer_is_kept_where_another_fails(tmp_path: Path) -> None:
+def test_whole_layers_of_a_pull_that_was_cancelled_outlive_the_engine(tmp_path: Path) -> None:
+    never = threading.Event()
+    with faulty_registry() as server:
+        name, packed = big(server)
+        server.faults.trickles[sha256(packed)] = 1_400_000, never
+        images = store(tmp_path)
+        small = images.layout.layer(sha256(SMALL))
+
+        async def body() -> None:
+            await images.prepare()
+            async with trio.open_nursery() as nursery:
+                wanted = reference.parse(name)
+                nursery.start_soon(pulling.pull_image, images.layout, QUICK, wanted, None, None, lambda message: None)
+                await until_written(images, sha256(packed))
+                while not small.exists():
+                    await trio.sleep(0.01)
+                nursery.cancel_scope.cancel()
+
+        trio.run(body)
+        for engine in (images, store(tmp_path)):
+            trio.run(engine.tidy)
+            assert small.exists()
+            assert Check(engine.layout, False, lambda _: None).run() == []
+        assert_taken_up(server, images, name, sha256(packed))
+        assert len(server.faults.paths("/blobs/")) == 2  # the configuration and the rest of the large one
+        assert_whole(images, name)
+        trio.run(lambda: images.remove(name, force=False))
+        assert not small.exists()
+        server.faults.trickles[sha256(packed)] = 1_400_000, never
+        trio.run(body)  # and nobody takes it up
+        for path in images.layout.temporary.glob("layer-*/*"):
+            os.utime(path, (1, 1))
+        trio.run(images.tidy)
+        assert not small.exists()
+        assert not list(images.layout.temporary.iterdir())
+        never.set()
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_what_came_of_a_layer_is_kept_where_another_fails(tmp_path: Path, damaged: bool) -> None:
     other = tar_of({"noise": random.Random(2).randbytes(1_500_000)})
     come, broken = gzip.compress(BIG), gzip.compress(other)
     never, fail = threading.Event(), threading.Event()
@@ -160,7 +200,7 @@ def test_what_came_of_a_layer_is_kept_where_another_fails(tmp_path: Path) -> Non
         images, name = store(tmp_path), f"{server.address}/app:1"
 
         async def failing() -> None:
-            with pytest.raises(RootlessError, match="cannot reach the registry"):
+            with pytest.raises(RootlessError, match="damaged" if damaged else "cannot reach the registry"):
                 await pulling.pull_image(images.layout, QUICK, reference.parse(name), None, None, lambda message: None)
 
         async def body() -> None:
@@ -168,9 +208,14 @@ def test_what_came_of_a_layer_is_kept_where_another_fails(tmp_path: Path) -> Non
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(failing)
                 await until_written(images, sha256(come))
+                if damaged:
+                    server.blobs[sha256(broken)] = broken[:700_000] + bytes(100) + broken[700_100:]
+                    del server.faults.trickles[sha256(broken)]
                 fail.set()
 
         trio.run(body)
+        assert (images.layout.temporary / f"layer-{sha256(broken)[7:]}").exists() is not damaged
+        server.blobs[sha256(broken)] = broken
         assert_taken_up(server, images, name, sha256(come))
         never.set()
 
