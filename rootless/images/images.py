@@ -21,7 +21,7 @@ from rootless.images.importing import ImportRequest, import_archive
 from rootless.images.storing import Progress, diff_ids, name_of, place_image, place_name
 from rootless.model import reference
 from rootless.model.errors import Conflict, InvalidParameter, NotFound, RootlessError
-from rootless.model.platforms import Platform
+from rootless.model.platforms import Platform, rank
 from rootless.settings import Settings
 from rootless.store import files
 from rootless.store.layout import MANIFEST_ANNOTATION, PULLED_ANNOTATION, Layout, hex_of
@@ -108,6 +108,21 @@ class Images:
         except NotFound:
             self.layout.look_again()
             return self._resolve(text)
+
+    def resolve_for(self, text: str, platform: Platform | None) -> Image:
+        """The same, of a platform where one is asked for: a digest may be that of several, and one on its way has the
+        name of one that is here. Raises NotFound in docker's words, upon which its client pulls that platform."""
+        image = self.resolve(text)
+        if platform is None:
+            return image
+        called = {*image.names, *image.digests}
+        for candidate in (image, *(other for other in self.all() if called & {*other.names, *other.digests})):
+            if rank(candidate.platform, platform) is not None:
+                return candidate
+        raise NotFound(
+            f"image with reference {text} was found but its platform ({image.platform}) does not match the specified "
+            f"platform ({platform})"
+        )
 
     def _resolve(self, text: str) -> Image:
         images = self.all()

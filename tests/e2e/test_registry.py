@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import shutil
@@ -13,7 +14,8 @@ import pytest
 
 from tests.busybox import busybox_tar
 from tests.e2e.conftest import Installation
-from tests.images.registries import PASSWORD, USER, registry
+from tests.images.faulty import faulty_registry
+from tests.images.registries import PASSWORD, USER, config_of, registry
 
 HELPER = """#!/bin/sh
 store=$(dirname "$0")/kept
@@ -128,6 +130,33 @@ def test_an_image_for_several_platforms(rootless: Installation, tmp_path: Path, 
         raw = ["skopeo", "inspect", "--raw", "--no-creds", "--tls-verify=false", f"docker://{target}"]
         assert len(json.loads(subprocess.run(raw, check=True, capture_output=True).stdout)["manifests"]) == 2
         rootless("rmi", target)
+
+
+def test_an_image_that_is_here_for_another_platform(rootless: Installation) -> None:
+    """docker's client pulls upon our 404, as our own command does; what no registry has fails and runs nothing."""
+    tar = busybox_tar()
+    with faulty_registry() as server:
+        layers = [(tar, gzip.compress(tar), "application/vnd.oci.image.layer.v1.tar+gzip")]
+        amd64 = server.add("1", layers)
+        arm64 = server.add("1", layers, config_of([tar], architecture="arm64"))
+        name = f"{server.address}/app:1"
+        rootless("pull", name)
+        said = f"image with reference {name} was found but its platform (linux/arm64) does not match the specified"
+        never = rootless("run", "--pull", "never", "--platform", "linux/amd64", name, "true", check=125)
+        assert f"{said} platform (linux/amd64)" in never.stderr.decode()
+        assert rootless("create", "--pull", "never", "--platform", "linux/arm64/v8", "--name", "arm", name).stdout
+        rootless("rm", "arm")
+        clients = [rootless, rootless.docker] if shutil.which("docker") else [rootless]
+        for run in clients:
+            refused = run("run", "--rm", "--platform", "linux/s390x", name, "true", check=125)
+            assert b"does not match the specified platform (linux/s390x)" in refused.stderr.replace(b"\n", b" ")
+            server.manifests["1"] = server.manifests[amd64]
+            ran = run("run", "--rm", "--platform", "linux/amd64", name, "echo", "pulled")
+            assert ran.stdout == b"pulled\n"
+            assert b"Unable to find image" in ran.stderr
+            server.manifests["1"] = server.manifests[arm64]
+            rootless("pull", name)
+        rootless("rmi", name)
 
 
 def test_all_tags(rootless: Installation, tmp_path: Path) -> None:
