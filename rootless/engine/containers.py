@@ -109,7 +109,7 @@ class Containers:
         self._events.emit("container", "create", record.id, container.attributes)
         if record.endpoints and not {"host", "none"} & set(record.endpoints) and (problem := device_problem()):
             warnings.append(problem)
-        warnings += self.networks.warnings(record)
+        warnings += [*self.networks.warnings(record), *self._images.warnings(image)]
         return record.id, [*warnings, *await self._id_warnings()]
 
     def _make(self, body: Mapping[str, Any], name: str, image: Image, container_id: str) -> tuple[Record, list[str]]:

@@ -45,7 +45,9 @@ class _Found:
 class Images:
     """`prepare()` first."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, given_up: Callable[[str, str], None] = lambda name, why: None) -> None:
+        """`given_up`: see LazyImages."""
+        self._given_up = given_up
         self.layout = Layout(settings.data_root, settings.additional_stores)
         self.uses = Uses(settings.data_root, settings.state_root)
         self._host = host.host_image()
@@ -253,8 +255,18 @@ class Images:
             from rootless.images.lazy import LazyImages
 
             directory, socket = self._settings.state_root / "lazy", self._settings.runtime_dir / "lazy.sock"
-            self.lazy = LazyImages(self.layout, directory, socket, lambda: self.access, nursery)
+            self.lazy = LazyImages(self.layout, directory, socket, lambda: self.access, nursery, self._given_up)
         return self.lazy
+
+    @property
+    def coming(self) -> bool:
+        """Whether an image that was started lazily is still on its way."""
+        return self.lazy is not None and not all(lazy.failed for lazy in self.lazy.images.values())
+
+    def warnings(self, image: Image | None = None) -> list[str]:
+        """What is to be said to whoever uses an image, or of all images."""
+        lazy = self.lazy.images if self.lazy is not None else {}
+        return [one.warning for key, one in lazy.items() if one.failed and (image is None or image.id == key)]
 
     async def push(
         self, image: Image, wanted: reference.Reference, auth: Mapping[str, str] | None, progress: Progress
