@@ -175,6 +175,13 @@ def test_all_tags(rootless: Installation, tmp_path: Path) -> None:
     ("words", "said"),
     [
         (["pull", "UPPER"], "invalid reference format: repository name (library/UPPER) must be lowercase"),
+        (["pull", "busybox:"], "invalid reference format: 'busybox:'"),
+        (["pull", ""], "invalid reference format: ''"),
+        (["pull", ":tag"], "invalid reference format: ':tag'"),
+        (["pull", "@sha256:" + "0" * 64], "invalid reference format: '@sha256:000"),
+        (["pull", "0" * 64], "cannot specify 64-byte hexadecimal strings"),
+        (["push", "busybox:"], "invalid reference format: 'busybox:'"),
+        (["tag", "busybox", "b:"], "invalid reference format: 'b:'"),
         (["pull", "127.0.0.1:1/app"], "cannot reach the registry 127.0.0.1:1: Connection refused"),
         (["push", "127.0.0.1:1/absent"], "An image does not exist locally with the tag: 127.0.0.1:1/absent"),
         (
@@ -188,7 +195,9 @@ def test_all_tags(rootless: Installation, tmp_path: Path) -> None:
     ],
 )
 def test_what_cannot_be_done(rootless: Installation, words: list[str], said: str) -> None:
-    assert said in rootless(*words, check=1).stderr.decode()
+    done = rootless(*words, check=1)
+    assert said in done.stderr.decode()
+    assert b"Using default tag" not in done.stdout or "invalid" not in said
 
 
 def test_a_certificate_authority_of_one_s_own(secured: tuple[str, Path], tmp_path: Path) -> None:
