@@ -34,7 +34,7 @@ class UnionTree:
         self.upper = upper
         self.valid_seconds = min((lower.valid_seconds for lower in lowers), default=w.FOREVER)
         self.live = self.valid_seconds < w.FOREVER  # a layer changes under us: listings do not stay true
-        self.root = Directory(w.ROOT_ID, None, b"", [(lower, 0) for lower in lowers])
+        self.root = Directory(w.ROOT_ID, None, b"", _roots(lowers))
         self.root.in_upper = True
         self.nodes: dict[int, Directory | File] = {w.ROOT_ID: self.root}
         self._recovering = False
@@ -409,3 +409,12 @@ class UnionTree:
                 os.unlink(name, dir_fd=self.upper.work)
             elif directory.names is not None and directory.names.get(name) is file:
                 directory.names[name] = IN_UPPER
+
+
+def _roots(lowers: Sequence[Lower]) -> list[tuple[Lower, int]]:
+    found: list[tuple[Lower, int]] = []
+    for lower in lowers:
+        found.append((lower, 0))
+        if lower.opaque(0):
+            break
+    return found

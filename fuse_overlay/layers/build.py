@@ -6,7 +6,8 @@ A member below something that is not a directory replaces it by a directory: lin
 Whiteouts come as `.wh.NAME` and `.wh..wh..opq` (image-spec), and as overlayfs has them in its upper directory, where an
 archive was made of one: a character device 0/0, an empty file with the xattr overlay.whiteout, a directory with the
 xattr overlay.opaque. They concern the layers below only, wherever in the archive they stand. overlayfs' own xattrs are
-not shown: one on top of us would believe them.
+not shown: one on top of us would believe them. Nor are aufs' own files (`.wh..wh.plnk` and what is below), but names
+that are hard links to them are.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import stat
 from collections.abc import Mapping
 
 from fuse_overlay.errors import LayerError
-from fuse_overlay.layers.entry import OPAQUE_NAME, WHITEOUT_PREFIX, Entry, shown
+from fuse_overlay.layers.entry import AUFS_PREFIX, OPAQUE_NAME, WHITEOUT_PREFIX, Entry, shown
 from fuse_overlay.layers.index import OPAQUE, SPARSE, Node
 from fuse_overlay.layers.indexing import pack_pieces
 
@@ -30,6 +31,7 @@ class LayerTree:
         self.members = 0
         self.merged = True  # until a whiteout or a hard link to a lower layer is seen
         self._last: tuple[bytes, Node] = b"", self.root
+        self._aufs: dict[bytes, Node] = {}  # path -> a file of aufs' own
 
     def add(self, entry: Entry) -> None:
         """Raises LayerError."""
@@ -38,6 +40,10 @@ class LayerTree:
             _take_attributes(self.root, entry)
             return
         parent_path, _, name = entry.path.rpartition(b"/")
+        if _is_of_aufs(parent_path) or (_is_of_aufs(name) and name != OPAQUE_NAME):
+            if not entry.is_directory:
+                self._aufs[entry.path] = self._file(entry)
+            return
         parent = self._directory(parent_path)
         assert parent.children is not None
         if name == OPAQUE_NAME:
@@ -45,10 +51,8 @@ class LayerTree:
             self.merged = False
             return
         if name.startswith(WHITEOUT_PREFIX):
-            hidden = name[len(WHITEOUT_PREFIX) :]
-            if hidden.startswith(WHITEOUT_PREFIX) or not hidden:
-                return  # aufs' own files: .wh..wh.plnk and the like
-            self._white_out(parent, hidden)
+            if hidden := name[len(WHITEOUT_PREFIX) :]:
+                self._white_out(parent, hidden)
             return
         if _is_whiteout(entry):
             self._white_out(parent, name)
@@ -88,10 +92,12 @@ class LayerTree:
             return
         if present is not None and present.children is not None:
             self._last = b"", self.root
-        parent.children[name] = self._hard_link(entry) if entry.hard_link else _node(entry)
+        parent.children[name] = self._file(entry)
 
-    def _hard_link(self, entry: Entry) -> Node:
-        target = find(self.root, entry.link)
+    def _file(self, entry: Entry) -> Node:
+        if not entry.hard_link:
+            return _node(entry)
+        target = self._aufs.get(entry.link) or find(self.root, entry.link)
         if target is not None:
             if target.children is not None:
                 raise LayerError(f"hard link {shown(entry.path)} to a directory {shown(entry.link)}")
@@ -119,6 +125,11 @@ def merge(lower: Node, upper: Node, *, lowest: bool = True) -> None:
 
     Not `lowest`: there are further layers below `lower`, so whiteouts and opaque directories are kept."""
     links: dict[int, Node] = {}
+    if upper.flags & OPAQUE:
+        assert lower.children is not None
+        lower.children.clear()
+        if not lowest:
+            lower.flags |= OPAQUE
     waiting = [(lower, upper)]
     unresolved: list[tuple[Node, bytes, Node]] = []
     while waiting:
@@ -181,6 +192,10 @@ def _node(entry: Entry) -> Node:
         made.link = pack_pieces(entry.pieces)
         made.flags = SPARSE
     return made
+
+
+def _is_of_aufs(path: bytes) -> bool:
+    return path.startswith(AUFS_PREFIX) or b"/" + AUFS_PREFIX in path
 
 
 def _is_whiteout(entry: Entry) -> bool:

@@ -11,6 +11,7 @@ from fuse_overlay.errors import LayerError
 
 MAX_PATH_BYTES = 32 << 10  # deeper than any program goes
 WHITEOUT_PREFIX = b".wh."
+AUFS_PREFIX = b".wh..wh."
 OPAQUE_NAME = b".wh..wh..opq"
 NO_XATTRS: Mapping[bytes, bytes] = MappingProxyType({})  # one for all: most of ten thousands have none
 

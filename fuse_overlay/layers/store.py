@@ -122,7 +122,8 @@ def rebuild_tree(tree_path: Path, layer_directories: Sequence[Path], diff_ids: S
 
 
 def merge_tree(layer_directories: Sequence[Path], tree_path: Path, *, lowest: bool = True) -> int:
-    """Merge layers, lowest first, into the index of an image; returns its rows. Raises LayerError, OSError.
+    """Merge layers, lowest first, into the index of an image; returns its rows. Their own indexes are made anew where
+    they are not sound, or of another version. Raises LayerError, OSError.
 
     Not `lowest`: other layers will be below them, so whiteouts are kept (serve_tree cannot serve such a tree).
 
@@ -147,13 +148,21 @@ def _merge(layer_directories: Sequence[Path], target: Path, lowest: bool) -> int
     root = Node.directory()
     layers: list[LayerId] = []
     for number, directory in enumerate(layer_directories):
-        with closing(_open(directory)) as opened:  # one at a time: what is mapped of it takes memory
+        with closing(_sound(directory)) as opened:  # one at a time: what is mapped of it takes memory
             if len(layer_directories) == 1 and (opened.flags & index.MERGED or not lowest):
                 _link_or_copy(directory / INDEX_NAME, target)
                 return int(opened.rows)
             build.merge(root, opened.to_nodes(number), lowest=lowest)
             layers += opened.layers
     return indexing.write(target, root, layers, merged=lowest)
+
+
+def _sound(directory: Path) -> Index:
+    try:
+        return _open(directory)
+    except LayerError:
+        index_layer(directory)
+        return _open(directory)
 
 
 def _link_or_copy(source: Path, target: Path) -> None:

@@ -9,6 +9,7 @@ import trio
 
 from rootless.api import filters as filters_module
 from rootless.api.http import Request, Response, StreamResponse, json_response
+from rootless.api.images import asked_platform
 from rootless.engine import shapes
 from rootless.engine.container import Container
 from rootless.engine.engine import Engine
@@ -22,7 +23,8 @@ _FILTERS = (
 
 async def create(engine: Engine, request: Request, parameters: dict[str, str]) -> Response:
     body = await request.json()
-    container_id, warnings = await engine.containers.create(body, request.query.get("name", ""))
+    name, platform = request.query.get("name", ""), asked_platform(request)
+    container_id, warnings = await engine.containers.create(body, name, platform)
     return json_response({"Id": container_id, "Warnings": warnings}, 201)
 
 

@@ -87,7 +87,7 @@ def _summary(image: Image, wanted: filters_module.Filters, used: int, shared: in
 async def create(engine: Engine, request: Request, parameters: dict[str, str]) -> Response | StreamResponse:
     """docker's pull (fromImage) and import (fromSrc)."""
     query = request.query
-    platform = platforms.parse(query["platform"]) if query.get("platform") else None
+    platform = asked_platform(request)
     if query.get("fromSrc"):
         name = query.get("repo", "") + (f":{query['tag']}" if query.get("tag") else "")
         asked = ImportRequest(
@@ -133,7 +133,7 @@ async def _import(engine: Engine, request: Request, asked: ImportRequest) -> Str
 
 async def load(engine: Engine, request: Request, parameters: dict[str, str]) -> StreamResponse:
     messages: list[dict[str, Any]] = []
-    platform = _platform(request)
+    platform = asked_platform(request)
     # the whole body is read before we answer
     for image_id in await engine.images.load(request.chunks(), messages.append, platform):
         engine.events.emit("image", "load", image_id, {"name": image_id})
@@ -146,8 +146,8 @@ async def load(engine: Engine, request: Request, parameters: dict[str, str]) -> 
     return StreamResponse(done(), headers={"Content-Type": "application/json"})
 
 
-def _platform(request: Request) -> platforms.Platform | None:
-    """`platform` of the query: os/architecture, or docker's JSON of one."""
+def asked_platform(request: Request) -> platforms.Platform | None:
+    """`platform` of the query: os/architecture, or docker's JSON of one. Raises BadRequest, InvalidParameter."""
     text = request.query.get("platform", "")
     if text.startswith("{"):
         try:

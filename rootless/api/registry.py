@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from rootless.api import filters as filters_module
 from rootless.api.http import Request, Response, StreamResponse, json_response
-from rootless.api.images import progress_response, registry_auth
+from rootless.api.images import asked_platform, progress_response, registry_auth
 from rootless.engine.engine import Engine
 from rootless.images.image import Image
 from rootless.images.storing import Progress
-from rootless.model import platforms, reference
+from rootless.model import reference
 from rootless.model.errors import Conflict, InvalidParameter, NotFound
 from rootless.model.platforms import Platform
-from rootless.registry.documents import parse_json
 
 MAX_SEARCH = 100
 
@@ -28,8 +27,7 @@ async def push(engine: Engine, request: Request, parameters: dict[str, str]) -> 
     images = [(_find(engine, name), reference.parse(name)) for name in names]
     if not images:
         raise NotFound(f"An image does not exist locally with the tag: {wanted.familiar_repository}")
-    if request.query.get("platform"):
-        wished = _platform(request.query["platform"])
+    if wished := asked_platform(request):
         for image, name in images:
             _check_platform(image, name, wished)
     auth = registry_auth(request)
@@ -56,16 +54,8 @@ def _find(engine: Engine, name: str) -> Image:
     return image
 
 
-def _platform(text: str) -> Platform:
-    """`linux/arm64`, or the object that docker's client sends. Raises InvalidParameter."""
-    if not text.startswith("{"):
-        return platforms.parse(text)
-    value = parse_json(text.encode(), "platform")
-    return platforms.parse("/".join(str(value[key]) for key in ("os", "architecture", "variant") if value.get(key)))
-
-
 def _check_platform(image: Image, name: reference.Reference, wished: Platform) -> None:
-    there = Platform(*(str(image.config.get(key) or "") for key in ("os", "architecture", "variant")))
+    there = image.platform
     if (there.system, there.architecture) != (wished.system, wished.architecture) or (
         wished.variant and there.variant not in ("", wished.variant)
     ):

@@ -124,7 +124,9 @@ async def check(engine: Engine, request: Request, parameters: dict[str, str]) ->
         engine.images.forget()
         for problem in problems:
             progress({"problem": str(problem), "mended": problem.mended})
-        left = sum(not problem.mended for problem in problems)
+        for warning in (incomplete := engine.images.warnings()):
+            progress({"problem": warning, "mended": False})
+        left = sum(not problem.mended for problem in problems) + len(incomplete)
         found = f"{left} problems" if left else "no problems" if not problems else "all problems mended"
         progress({"summary": f"{checking.images} images, {checking.bytes_read} bytes of layers read: {found}"})
 

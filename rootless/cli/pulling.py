@@ -42,7 +42,10 @@ def named(invocation: Invocation, text: str, all_tags: bool, quiet: bool) -> tup
 
 
 def split_reference(text: str) -> tuple[str, str]:
-    """("host:5000/a/b:c") -> ("host:5000/a/b", "c"); a digest counts as a tag; "latest" where there is neither."""
+    """("host:5000/a/b:c") -> ("host:5000/a/b", "c"); a digest counts as a tag; "latest" where there is neither.
+
+    Raises InvalidParameter."""
+    reference.parse(text)
     if "@" in text:
         name, _, digest = text.partition("@")
         return name, digest

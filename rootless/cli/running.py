@@ -43,11 +43,7 @@ def create(invocation: Invocation, words: Sequence[str], options: Mapping[str, A
         try:
             made = client.call("POST", "/containers/create", query, body)
         except ApiError as error:
-            if (
-                error.status != 404
-                or "no such image" not in error.message.lower()
-                or options["pull"] not in ("missing", "lazy")
-            ):
+            if error.status != 404 or not _is_missing(error.message) or options["pull"] not in ("missing", "lazy"):
                 raise
             if not options["quiet"]:
                 invocation.complain(f"Unable to find image '{_with_tag(image)}' locally")
@@ -183,6 +179,11 @@ def _pull(invocation: Invocation, image: str, options: Mapping[str, Any]) -> Non
     from rootless.cli.pulling import pull
 
     pull(invocation, image, options["platform"], quiet=options["quiet"], progress_fd=2, lazy=options["pull"] == "lazy")
+
+
+def _is_missing(said: str) -> bool:
+    """Of an image: it is not here, or not for the platform that was asked for."""
+    return "no such image" in said.lower() or "does not match the specified platform" in said
 
 
 def _with_tag(image: str) -> str:

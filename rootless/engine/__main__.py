@@ -68,20 +68,25 @@ def _serve(settings: Settings, starting: subprocess.Popen[bytes] | None) -> int:
     gc.freeze()
     gc.enable()
 
-    async def run() -> None:
+    async def run() -> RootlessError | OSError | None:
+        """What went wrong before it could serve."""
         async with trio.open_nursery() as nursery:
             engine = Engine(settings, nursery, starting)
             try:
                 await engine.prepare()
-            except BaseException:
+            except BaseException as error:
                 if starting is not None:  # nobody would ever end it
                     starting.terminate()
-                raise
+                if not isinstance(error, RootlessError | OSError):
+                    raise
+                nursery.cancel_scope.cancel()
+                return error
             nursery.start_soon(_signals, engine)
             nursery.start_soon(engine.leave_when_idle)
             with trio.open_signal_receiver(signal.SIGPIPE):
                 await serve(engine, _listen(settings))
             nursery.cancel_scope.cancel()
+        return None
 
     async def _signals(engine: Engine) -> None:
         """SIGTERM and ctrl-C: leave at once; containers go on without us."""
@@ -89,7 +94,8 @@ def _serve(settings: Settings, starting: subprocess.Popen[bytes] | None) -> int:
             async for _ in received:
                 engine.leaving.set()
 
-    trio.run(run)
+    if (failure := trio.run(run)) is not None:
+        raise failure
     return 0
 
 

@@ -34,6 +34,7 @@ from rootless.model import clock, states
 from rootless.model.endpoints import CONTAINER
 from rootless.model.errors import Conflict, InvalidParameter, NotFound, NotModified, RootlessError, StartError
 from rootless.model.networks import Network
+from rootless.model.platforms import Platform
 from rootless.settings import Settings
 
 DRAIN_SECONDS = 2.0  # for output after the exit: other holders of the pipe must not keep a container alive
@@ -86,15 +87,17 @@ class Containers:
         return self._deleting > 0 or any(container.running for container in self.by_id.values())
 
     # ------------------------------------------------------------------------------------------------ making
-    async def create(self, body: Mapping[str, Any], name: str) -> tuple[str, list[str]]:
-        """(id, warnings). Raises NotFound (image), Conflict (name), InvalidParameter."""
+    async def create(
+        self, body: Mapping[str, Any], name: str, platform: Platform | None = None
+    ) -> tuple[str, list[str]]:
+        """(id, warnings). Raises NotFound (image, or it is of another platform), Conflict (name), InvalidParameter."""
         if name:
             name = name.removeprefix("/")
             creation.check_name(name)
         image_name = str(body.get("Image") or "")
         if not image_name:
             raise InvalidParameter("no image specified")
-        image = self._images.resolve(image_name)
+        image = self._images.resolve_for(image_name, platform)
         container_id = new_id()
         await self._images.use(container_id, image)  # the last await: names are checked and taken in one go
         try:
@@ -106,7 +109,7 @@ class Containers:
         self._events.emit("container", "create", record.id, container.attributes)
         if record.endpoints and not {"host", "none"} & set(record.endpoints) and (problem := device_problem()):
             warnings.append(problem)
-        warnings += self.networks.warnings(record)
+        warnings += [*self.networks.warnings(record), *self._images.warnings(image)]
         return record.id, [*warnings, *await self._id_warnings()]
 
     def _make(self, body: Mapping[str, Any], name: str, image: Image, container_id: str) -> tuple[Record, list[str]]:

@@ -45,7 +45,7 @@ class Engine:
         self.clients = 0  # API connections open
         self.last_use = trio.current_time()
         self.events = Events()
-        self.images = Images(settings)
+        self.images = Images(settings, self._given_up)
         self.volumes = Volumes(settings)
         self.containers = Containers(settings, self.images, self.volumes, self.events, nursery)
         self.execs = Execs(self.containers, self.events, nursery)
@@ -87,6 +87,9 @@ class Engine:
         except RootlessError:
             return
 
+    def _given_up(self, image: str, why: str) -> None:
+        self.events.emit("image", "pull-failed", image, {"name": image, "error": why})
+
     async def _hello(self, launcher: Launcher, hello: dict[str, Any]) -> None:
         await self.containers.adopt(launcher, hello)
         await self.networks.adopt_endpoints(launcher, hello["endpoints"])
@@ -121,7 +124,7 @@ class Engine:
         """Set `leaving` after idle_seconds without containers, clients or work."""
         limit = self.settings.idle_seconds
         while limit:
-            if self.clients or self.containers.busy or (self.images.lazy and self.images.lazy.images):
+            if self.clients or self.containers.busy or self.images.coming:
                 self.last_use = trio.current_time()
             left = self.last_use + limit - trio.current_time()
             if left <= 0:

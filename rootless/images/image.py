@@ -9,6 +9,7 @@ from typing import Any
 
 from rootless.launcher.messages import MountImage
 from rootless.model import reference
+from rootless.model.platforms import Platform
 from rootless.runtime.spec import UnionSpec
 
 HOST_NAME = "docker.io/library/host:latest"
@@ -36,6 +37,10 @@ class Image:
     def size(self) -> int:
         """Bytes of the unpacked layers."""
         return sum(self.layer_bytes)
+
+    @property
+    def platform(self) -> Platform:
+        return Platform(*(str(self.config.get(key) or "") for key in ("os", "architecture", "variant")))
 
     @property
     def process_config(self) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from rootless.images.importing import ImportRequest, import_archive
 from rootless.images.storing import Progress, Pulled, diff_ids, place_image
 from rootless.model import reference
 from rootless.model.errors import Conflict, InvalidParameter, NotFound, RootlessError
-from rootless.model.platforms import Platform
+from rootless.model.platforms import Platform, rank
 from rootless.settings import Settings
 from rootless.store import files
 from rootless.store.layout import MANIFEST_ANNOTATION, PULLED_ANNOTATION, Layout, hex_of
@@ -46,7 +46,9 @@ class _Found:
 class Images:
     """`prepare()` first."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, given_up: Callable[[str, str], None] = lambda name, why: None) -> None:
+        """`given_up`: see LazyImages."""
+        self._given_up = given_up
         self.layout = Layout(settings.data_root, settings.additional_stores)
         self.uses = Uses(settings.data_root, settings.state_root)
         self._host = host.host_image()
@@ -115,6 +117,21 @@ class Images:
         except NotFound:
             self.layout.look_again()
             return self._resolve(text)
+
+    def resolve_for(self, text: str, platform: Platform | None) -> Image:
+        """The same, of a platform where one is asked for: a digest may be that of several, and one on its way has the
+        name of one that is here. Raises NotFound in docker's words, upon which its client pulls that platform."""
+        image = self.resolve(text)
+        if platform is None:
+            return image
+        called = {*image.names, *image.digests}
+        for candidate in (image, *(other for other in self.all() if called & {*other.names, *other.digests})):
+            if rank(candidate.platform, platform) is not None:
+                return candidate
+        raise NotFound(
+            f"image with reference {text} was found but its platform ({image.platform}) does not match the specified "
+            f"platform ({platform})"
+        )
 
     def _resolve(self, text: str) -> Image:
         images = self.all()
@@ -245,8 +262,18 @@ class Images:
             from rootless.images.lazy import LazyImages
 
             directory, socket = self._settings.state_root / "lazy", self._settings.runtime_dir / "lazy.sock"
-            self.lazy = LazyImages(self.layout, directory, socket, lambda: self.access, nursery)
+            self.lazy = LazyImages(self.layout, directory, socket, lambda: self.access, nursery, self._given_up)
         return self.lazy
+
+    @property
+    def coming(self) -> bool:
+        """Whether an image that was started lazily is still on its way."""
+        return self.lazy is not None and not all(lazy.failed for lazy in self.lazy.images.values())
+
+    def warnings(self, image: Image | None = None) -> list[str]:
+        """What is to be said to whoever uses an image, or of all images."""
+        lazy = self.lazy.images if self.lazy is not None else {}
+        return [one.warning for key, one in lazy.items() if one.failed and (image is None or image.id == key)]
 
     async def push(
         self, image: Image, wanted: reference.Reference, auth: Mapping[str, str] | None, progress: Progress

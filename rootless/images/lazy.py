@@ -3,10 +3,12 @@ when it is read, the rest follows in the background as an ordinary pull does. Be
 
     lazy/<packed digest>/    a lazy layer (fuse_overlay.layers.lazy), for the containers that were started with it
     lazy/tree-<chain id>     the tree over such layers
-    lazy/pull-<chain id>     a pull that is not over: the name and the platform, for the next engine
+    lazy/pull-<chain id>     a pull that is not over: the name and the platform, for the next engine, and why it will
+                             never be over, where that is so
 
 Every chunk is verified against its table of contents, and that against the manifest. An image is in no index.json
-before all of it is here: until then this engine alone knows it. Layers must be zstd:chunked or eStargz, and the
+before all of it is here: until then this engine alone knows it. Where what the registry has is damaged nothing more is
+fetched but what containers read, and whoever makes one is told. Layers must be zstd:chunked or eStargz, and the
 registry must serve ranges; what is not is pulled in the ordinary way."""
 
 from __future__ import annotations
@@ -56,6 +58,18 @@ class LazyImage:
     layers: tuple[Path, ...]
     scope: trio.CancelScope
     record: Path
+    failed: str = ""  # why it will never be here as a whole
+
+    @property
+    def warning(self) -> str:
+        """For whoever uses it, or ""."""
+        if not self.failed:
+            return ""
+        name = reference.parse(next(iter(self.image.names or self.image.digests))).familiar
+        return (
+            f"the image {name} cannot be pulled as a whole, and is read from its registry: {self.failed}; "
+            f"when it has been mended there: rootless rmi {name}; rootless pull {name}"
+        )
 
 
 class LazyImages:
@@ -68,12 +82,15 @@ class LazyImages:
         socket_path: Path,
         access: Callable[[], Access],
         nursery: trio.Nursery,
+        given_up: Callable[[str, str], None],
     ) -> None:
+        """`given_up` is called with the name of an image that will never be here as a whole, and the reason."""
         self._layout = layout
         self._directory = directory
         self._socket_path = socket_path
         self._access = access
         self._nursery = nursery
+        self._given_up = given_up
         self._layers: dict[str, LazyLayer] = {}
         self._limit = trio.CapacityLimiter(PARTS_AT_ONCE)
         self._last_read = 0.0
@@ -125,7 +142,8 @@ class LazyImages:
 
     async def _resume(self, wanted: Reference, platform: Platform | None, auth: Auth | None, record: Path) -> None:
         try:
-            if not await self.pull(wanted, platform, auth, lambda message: None):
+            await self.pull(wanted, platform, auth, lambda message: None)
+            if all(lazy.record != record for lazy in self.images.values()):  # the name means another image by now
                 record.unlink(missing_ok=True)
         except RootlessError as error:
             print(f"lazy pull of {wanted.familiar}: {error.message}", file=sys.stderr)
@@ -217,8 +235,8 @@ class LazyImages:
             self._directory.mkdir(parents=True, exist_ok=True)
             tree.unlink(missing_ok=True)
             merge_lazy_tree(directories, tree)
-            said = {"name": wanted.familiar, "platform": str(platform or "")}
-            record.write_text(json.dumps(said))  # not synced: see fuse_overlay.layers.lazy
+            failed = _failure(record)
+            _write(record, wanted, platform, failed)
         except (LayerError, OSError) as error:
             raise explained(error) from error
         image = Image(
@@ -230,12 +248,15 @@ class LazyImages:
             names=(wanted.name,) if wanted.tag else (),
             digests=(f"{wanted.repository}@{found.shown}",),
         )
-        lazy = LazyImage(image, tree, tuple(directories), trio.CancelScope(), record)
+        lazy = LazyImage(image, tree, tuple(directories), trio.CancelScope(), record, failed)
         self.images[image.id] = lazy
         return lazy
 
     async def _complete(self, lazy: LazyImage, wanted: Reference, platform: Platform | None, auth: Auth | None) -> None:
-        """The rest, when nobody has asked for anything for a while; again and again until it is here."""
+        """The rest, when nobody has asked for anything for a while; again and again until it is here. What came and is
+        not what it should be will not be so the next time: then the registry stays open for what is read."""
+        if lazy.failed:
+            await trio.sleep_forever()
         self._last_read = trio.current_time()
         while (left := self._last_read + QUIET_SECONDS - trio.current_time()) > 0:
             await trio.sleep(left)
@@ -244,6 +265,13 @@ class LazyImages:
                 access = self._access()
                 await pulling.pull_image(self._layout, access, wanted, platform, auth, lambda message: None)
                 break
+            except InvalidParameter as error:
+                lazy.failed = error.message
+                print(f"lazy pull of {wanted.familiar}: {error.message}; given up", file=sys.stderr)
+                with contextlib.suppress(OSError):
+                    _write(lazy.record, wanted, platform, lazy.failed)
+                self._given_up(wanted.familiar, lazy.failed)
+                await trio.sleep_forever()
             except RootlessError as error:
                 print(f"lazy pull of {wanted.familiar}: {error.message}; trying again", file=sys.stderr)
                 await trio.sleep(RETRY_SECONDS)
@@ -299,3 +327,17 @@ class LazyImages:
             return False
         finally:
             self._last_read = trio.current_time()
+
+
+def _write(record: Path, wanted: Reference, platform: Platform | None, failed: str) -> None:
+    """Not synced: see fuse_overlay.layers.lazy. Raises OSError."""
+    said = {"name": wanted.familiar, "platform": str(platform or ""), "failed": failed}
+    record.write_text(json.dumps(said))
+
+
+def _failure(record: Path) -> str:
+    """Why another engine gave this up, or ""."""
+    try:
+        return str(json.loads(record.read_bytes()).get("failed", ""))
+    except (OSError, ValueError, AttributeError):
+        return ""

@@ -22,7 +22,7 @@ _MIN_ID_PREFIX = 4
 
 
 def remove_image(layout: Layout, uses: Uses, image: Image, text: str, force: bool) -> list[dict[str, str]]:
-    """See Images.remove. Blocking."""
+    """See Images.remove. Blocking. Raises Conflict."""
     by_id = hex_of(image.id).startswith(text.removeprefix("sha256:")) and len(text) >= _MIN_ID_PREFIX
     by_digest = "@" in text and not by_id
     with layout.changing() as entries:
@@ -34,6 +34,8 @@ def remove_image(layout: Layout, uses: Uses, image: Image, text: str, force: boo
                 "image is referenced in multiple repositories"
             )
         going = names if by_id or (by_digest and not names) else _named(names, text, by_digest)
+        if not (going or by_id or by_digest):  # an own image has another name there
+            raise Conflict(f"conflict: unable to delete {text}: it is in a read-only store (additional_stores)")
         last = set(going) >= set(names)
         user = next((who for used, who in uses.all() if used == image.id), None)
         if last and user is not None and (by_id or not force):

@@ -21,6 +21,8 @@ _ARCHITECTURES = {
     "i386": ("386", ""),
     "i686": ("386", ""),
 }
+# what an image without a variant is of, and which variants run on which (containerd's platforms package)
+_DEFAULT_VARIANTS = {"arm": "v7", "arm64": "v8", "amd64": "v1"}
 
 
 @dataclass(frozen=True)
@@ -57,3 +59,22 @@ def parse(text: str) -> Platform:
         parts.insert(0, "linux")
     architecture, variant = _ARCHITECTURES.get(parts[1], (parts[1], ""))
     return Platform(parts[0], architecture, parts[2] if len(parts) == 3 else variant)
+
+
+def rank(offered: Platform, wanted: Platform) -> int | None:
+    """How well an offer suits, higher is better; None where it does not run there."""
+    if (offered.system, offered.architecture) != (wanted.system, wanted.architecture):
+        return None
+    if offered.variant == wanted.variant:
+        return 1000
+    default = _DEFAULT_VARIANTS.get(wanted.architecture, "")
+    theirs, ours = _number(offered.variant or default), _number(wanted.variant or default)
+    if theirs is None or ours is None:
+        return 0 if not offered.variant or not wanted.variant else None
+    return theirs if theirs <= ours else None
+
+
+def _number(variant: str) -> int | None:
+    """8 of "v8"."""
+    digits = variant.removeprefix("v")
+    return int(digits) if digits.isdigit() else None

@@ -16,6 +16,7 @@ _COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 _PATH = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*")
 _HOST = re.compile(r"(?:[a-zA-Z0-9](?:[a-zA-Z0-9.-]*[a-zA-Z0-9])?|\[[0-9a-fA-F:]+\])(?::[0-9]{1,5})?")
 _TAG = re.compile(r"\w[\w.-]{0,127}", re.ASCII)
+_ID = re.compile(r"[0-9a-f]{64}")  # of an image: as a name nobody could tell which is meant
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
@@ -55,6 +56,8 @@ def parse(text: str) -> Reference:
     """A reference as a user writes it; the tag is `latest` where neither tag nor digest is given.
 
     Raises InvalidParameter with docker's words."""
+    if _ID.fullmatch(text):
+        raise InvalidParameter(f"invalid repository name ({text}), cannot specify 64-byte hexadecimal strings")
     rest, _, digest = text.partition("@")
     if digest and not _DIGEST.fullmatch(digest):
         raise InvalidParameter(f"invalid reference format: {text!r} has a bad digest")

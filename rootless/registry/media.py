@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rootless.model.errors import InvalidParameter, NotFound
-from rootless.model.platforms import Platform
+from rootless.model.platforms import Platform, rank
 
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
@@ -20,8 +20,6 @@ MANIFESTS = (OCI_MANIFEST, DOCKER_MANIFEST)
 INDEXES = (OCI_INDEX, DOCKER_LIST)
 MAX_MANIFEST_BYTES = 4 << 20
 MAX_CONFIG_BYTES = 8 << 20
-# what an image without a variant is of, and which variants run on which (containerd's platforms package)
-_DEFAULT_VARIANTS = {"arm": "v7", "arm64": "v8", "amd64": "v1"}
 
 
 def digest_of(descriptor: object, what: str) -> str:
@@ -64,29 +62,10 @@ def choose(index: Mapping[str, Any], wanted: Platform, name: str) -> str:
         if isinstance(theirs, dict):
             words = [str(theirs.get(key) or "") for key in ("os", "architecture", "variant")]
             offers.append((Platform(*words), candidate))
-    running = [(rank, c) for offer, c in offers if (rank := _rank(offer, wanted)) is not None]
+    running = [(suits, c) for offer, c in offers if (suits := rank(offer, wanted)) is not None]
     if not running:
         known = {str(offer) for offer, _ in offers if offer.system != "unknown"}
         there = ", ".join(sorted(known)) or "none"
         raise NotFound(f"no matching manifest for {wanted} in the manifest list of {name}; there are: {there}")
-    best = max(rank for rank, _ in running)
-    return digest_of(next(c for rank, c in running if rank == best), "manifest")
-
-
-def _rank(offered: Platform, wanted: Platform) -> int | None:
-    """How well an offer suits, higher is better; None where it does not run there."""
-    if (offered.system, offered.architecture) != (wanted.system, wanted.architecture):
-        return None
-    if offered.variant == wanted.variant:
-        return 1000
-    default = _DEFAULT_VARIANTS.get(wanted.architecture, "")
-    theirs, ours = _number(offered.variant or default), _number(wanted.variant or default)
-    if theirs is None or ours is None:
-        return 0 if not offered.variant or not wanted.variant else None
-    return theirs if theirs <= ours else None
-
-
-def _number(variant: str) -> int | None:
-    """8 of "v8"."""
-    digits = variant.removeprefix("v")
-    return int(digits) if digits.isdigit() else None
+    best = max(suits for suits, _ in running)
+    return digest_of(next(c for suits, c in running if suits == best), "manifest")

@@ -64,7 +64,7 @@ class Repository:
         digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
         if is_digest(wanted) and digest != wanted:
             raise InvalidParameter(f"{self.registry.host} sent another manifest than {wanted}: {digest}")
-        inside = parse_json(data, "the manifest").get("mediaType")
+        inside = parse_json(data, f"the manifest that {self.registry.host} sent").get("mediaType")
         return Manifest(data, str(inside or kind), digest)
 
     async def tags(self) -> list[str]:
@@ -186,6 +186,7 @@ class Repository:
             raise NotFound(f"{host} has no {path} of {name}{f': {said}' if said else ''}")
         if answer.status == 429:
             raise Unavailable(f"{host} answers too many requests (429): {said or 'try again later, or log in'}")
+        host += answer.through
         raise Unavailable(f"{host} answered {answer.status} for {path} of {name}; try again later. {said}".strip())
 
     def _wrong_length(self, digest: str, size: int) -> InvalidParameter:

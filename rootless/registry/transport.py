@@ -43,11 +43,15 @@ class Broken(RootlessError):
 
 
 class Answer:
-    """Status and headers (names in lower case); the body is still to be read. `url` is where redirects led."""
+    """Status and headers (names in lower case); the body is still to be read. `url` is where redirects led, `through`
+    says which proxy may have answered in the server's stead, or is empty."""
 
-    def __init__(self, response: httpcore.Response, url: str, failed: Callable[[BaseException], Broken]) -> None:
+    def __init__(
+        self, response: httpcore.Response, url: str, through: str, failed: Callable[[BaseException], Broken]
+    ) -> None:
         self._response = response
         self._failed = failed
+        self.through = through
         self.url = url
         self.status = response.status
         self.headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in response.headers}
@@ -128,14 +132,15 @@ class Transport:
             extensions={"timeout": {**limits, "write": self._access.read_seconds}},
         )
         proxy = self._access.proxy(scheme, host)
+        through = f" (through the proxy {without_password(proxy)})" if proxy else ""
 
         def failed(error: BaseException) -> Broken:
-            through = f" (through the proxy {without_password(proxy)})" if proxy else ""
             connected = not isinstance(error, httpcore.ConnectError | httpcore.ConnectTimeout | httpcore.ProxyError)
             return Broken(f"cannot reach the registry {host}{through}: {_reason(error)}", connected=connected)
 
         try:
-            return Answer(await self._pool(scheme, host, proxy).handle_async_request(request), url, failed)
+            response = await self._pool(scheme, host, proxy).handle_async_request(request)
+            return Answer(response, url, through if scheme == "http" else "", failed)
         except _FAILURES as error:
             raise failed(error) from None
 
@@ -170,8 +175,8 @@ def _origin(url: str) -> tuple[str, str]:
     try:
         parts = urlsplit(url)
         _ = parts.port
-    except ValueError:
-        raise RootlessError(f"{url[:200]!r} is no address") from None
+    except ValueError as error:
+        raise RootlessError(f"{url[:200]!r} is no address: {error}") from None
     return parts.scheme, parts.netloc.rpartition("@")[2]
 
 

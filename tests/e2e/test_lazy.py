@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import json
 import os
 import re
 import signal
@@ -139,6 +140,40 @@ def test_another_engine_goes_on(rootless: Installation, server: FaultyRegistry, 
     wait_for_the_rest(rootless, image)
     rootless("rm", "-f", name)
     rootless("rmi", image)
+
+
+def test_one_that_can_never_be_here_is_given_up_and_told_of(
+    rootless: Installation, server: FaultyRegistry, name: str
+) -> None:
+    """Podman 4.3.1 and skopeo 1.9.3 leave the tar's padding out: each chunk is good, the diff id is not."""
+    noise = os.urandom(NOISE_BYTES)
+    tar = with_noise(busybox_tar(), noise)
+    packed, annotations = zstd_chunked(tar)
+    server.add("1", [(tar, packed, ZSTD)], config_of([tar + bytes(512)]), annotations)
+    image = f"{server.address}/app:1"
+    rootless("run", "-d", "--name", name, "--pull", "lazy", image, "sleep", "1000")
+    until = time.monotonic() + 20
+    record = next((rootless.home / "state" / "lazy").glob("pull-*"))
+    while not json.loads(record.read_text()).get("failed"):
+        assert time.monotonic() < until, "it is not given up"
+        time.sleep(0.1)
+    said = f"the image {image} cannot be pulled as a whole"
+    assert said in rootless("create", "--name", f"{name}-2", image).stderr.decode()
+    assert said in rootless("system", "check", check=1).stdout.decode()
+    events = rootless.out("events", "--since", "1h", "--until", "0s", "-f", "event=pull-failed")
+    assert image in events
+    assert len(wholes(server, packed)) == 1
+    engine = int((rootless.home / "state" / "engine.lock").read_text().split()[0])
+    os.kill(engine, signal.SIGKILL)
+    while runs(engine):
+        time.sleep(0.01)
+    assert rootless.out("exec", name, "sha256sum", "/noise").split()[0] == sha256(noise).removeprefix("sha256:")
+    assert said in rootless("system", "check", check=1).stdout.decode()  # the next engine knows
+    assert len(wholes(server, packed)) == 1
+    rootless("rm", "-f", name, f"{name}-2")
+    rootless("rmi", image)
+    assert rootless.out("system", "check").endswith("no problems")
+    assert not record.exists()
 
 
 def test_what_has_no_table_is_pulled_as_a_whole(rootless: Installation, server: FaultyRegistry) -> None:

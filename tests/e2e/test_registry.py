@@ -20,7 +20,7 @@ import zstandard
 from tests.busybox import busybox_tar
 from tests.e2e.conftest import Installation
 from tests.images.faulty import faulty_registry
-from tests.images.registries import PASSWORD, USER, put_image, registry, sha256, tar_of
+from tests.images.registries import PASSWORD, USER, config_of, put_image, registry, sha256, tar_of
 
 HELPER = """#!/bin/sh
 store=$(dirname "$0")/kept
@@ -137,6 +137,33 @@ def test_an_image_for_several_platforms(rootless: Installation, tmp_path: Path, 
         rootless("rmi", target)
 
 
+def test_an_image_that_is_here_for_another_platform(rootless: Installation) -> None:
+    """docker's client pulls upon our 404, as our own command does; what no registry has fails and runs nothing."""
+    tar = busybox_tar()
+    with faulty_registry() as server:
+        layers = [(tar, gzip.compress(tar), "application/vnd.oci.image.layer.v1.tar+gzip")]
+        amd64 = server.add("1", layers)
+        arm64 = server.add("1", layers, config_of([tar], architecture="arm64"))
+        name = f"{server.address}/app:1"
+        rootless("pull", name)
+        said = f"image with reference {name} was found but its platform (linux/arm64) does not match the specified"
+        never = rootless("run", "--pull", "never", "--platform", "linux/amd64", name, "true", check=125)
+        assert f"{said} platform (linux/amd64)" in never.stderr.decode()
+        assert rootless("create", "--pull", "never", "--platform", "linux/arm64/v8", "--name", "arm", name).stdout
+        rootless("rm", "arm")
+        clients = [rootless, rootless.docker] if shutil.which("docker") else [rootless]
+        for run in clients:
+            refused = run("run", "--rm", "--platform", "linux/s390x", name, "true", check=125)
+            assert b"does not match the specified platform (linux/s390x)" in refused.stderr.replace(b"\n", b" ")
+            server.manifests["1"] = server.manifests[amd64]
+            ran = run("run", "--rm", "--platform", "linux/amd64", name, "echo", "pulled")
+            assert ran.stdout == b"pulled\n"
+            assert b"Unable to find image" in ran.stderr
+            server.manifests["1"] = server.manifests[arm64]
+            rootless("pull", name)
+        rootless("rmi", name)
+
+
 def test_all_tags(rootless: Installation, tmp_path: Path) -> None:
     with registry(tmp_path) as address:
         for word in ("1", "2"):
@@ -203,6 +230,13 @@ def test_a_pull_that_was_interrupted_goes_on_where_it_was(rootless: Installation
     ("words", "said"),
     [
         (["pull", "UPPER"], "invalid reference format: repository name (library/UPPER) must be lowercase"),
+        (["pull", "busybox:"], "invalid reference format: 'busybox:'"),
+        (["pull", ""], "invalid reference format: ''"),
+        (["pull", ":tag"], "invalid reference format: ':tag'"),
+        (["pull", "@sha256:" + "0" * 64], "invalid reference format: '@sha256:000"),
+        (["pull", "0" * 64], "cannot specify 64-byte hexadecimal strings"),
+        (["push", "busybox:"], "invalid reference format: 'busybox:'"),
+        (["tag", "busybox", "b:"], "invalid reference format: 'b:'"),
         (["pull", "127.0.0.1:1/app"], "cannot reach the registry 127.0.0.1:1: Connection refused"),
         (["push", "127.0.0.1:1/absent"], "An image does not exist locally with the tag: 127.0.0.1:1/absent"),
         (
@@ -216,7 +250,9 @@ def test_a_pull_that_was_interrupted_goes_on_where_it_was(rootless: Installation
     ],
 )
 def test_what_cannot_be_done(rootless: Installation, words: list[str], said: str) -> None:
-    assert said in rootless(*words, check=1).stderr.decode()
+    done = rootless(*words, check=1)
+    assert said in done.stderr.decode()
+    assert b"Using default tag" not in done.stdout or "invalid" not in said
 
 
 def test_a_certificate_authority_of_one_s_own(secured: tuple[str, Path], tmp_path: Path) -> None:

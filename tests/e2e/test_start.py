@@ -37,6 +37,14 @@ def test_many_first_commands_get_one_engine(fresh: Installation) -> None:
     assert len(set(pids)) == 1
 
 
+def test_what_keeps_the_engine_from_starting_is_said_in_one_line(fresh: Installation, tmp_path: Path) -> None:
+    done = fresh("images", check=None, ROOTLESS_ADDITIONAL_STORES=str(tmp_path / "absent"))
+    assert done.returncode != 0
+    said = done.stderr.decode()
+    assert f"cannot use the additional store {tmp_path}/absent" in said
+    assert "Traceback" not in said + (fresh.home / "run" / "engine.log").read_text()
+
+
 def test_the_state_root_is_one_engines(fresh: Installation) -> None:
     fresh("ps")
     pid = fresh.out("system", "status", "--format", "{{.EnginePid}}")

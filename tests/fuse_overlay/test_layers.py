@@ -217,6 +217,24 @@ def test_a_tree_is_made_anew_from_its_tars(tmp_path: Path) -> None:
         rebuild_tree(tree, layers, ids)
 
 
+def test_what_an_older_version_wrote_is_made_anew(tmp_path: Path) -> None:
+    layers = [tmp_path / "one", tmp_path / "two"]
+    write_layer(layers[0], archive(("a", F, b"one", "")))
+    write_layer(layers[1], archive((".wh..wh..opq", F, b"", "")))
+    tree = tmp_path / "tree"
+    merge_tree(layers, tree)
+    for path in (tree, layers[0] / "index", layers[1] / "index"):
+        data = path.read_bytes()
+        older = data[:8] + (2).to_bytes(4, "little") + data[12:]
+        path.write_bytes(older)
+    with pytest.raises(LayerError, match="not an index of this version"):
+        open_tree(tree, layers)
+    tree.unlink()
+    merge_tree(layers, tree)  # as a pull does that has some of its layers already
+    assert open_tree(tree, layers).index.rows == 1
+    assert [read_layer(layer).entries for layer in layers] == [2, 1]
+
+
 @pytest.fixture(scope="module", autouse=True)
 def mistakes_of_ours_are_not_forgiven() -> Iterator[None]:
     def fail() -> None:

@@ -122,6 +122,11 @@ def test_tars_between_directories(place: Path) -> None:
             assert (merged / "a").read_text() == "low"
             (merged / "tar").write_text("changed")
             assert (merged / "tar").read_text() == "changed"
+        (place / "root.tar").write_bytes(archive((".wh..wh..opq", F, b"", ""), ("new", F, b"", "")))
+        for options in ("root.tar:layer", "root.tar:low", "layer:root.tar:low,upperdir=up,workdir=work"):
+            with mounted(place, f"lowerdir={options}") as merged:  # all below the marker in a root is hidden
+                assert sorted(os.listdir(merged)) == (["d", "new", "tar"] if "up" in options else ["new"])
+                assert not (merged / "a").exists()
         (place / "layer/index").write_bytes(b"damaged")
         with mounted(place, "lowerdir=layer") as merged:
             assert (merged / "tar").read_text() == "tar"

@@ -198,11 +198,33 @@ LOWER = archive(("d/a", F, b"1", ""), ("d/b", F, b"2", ""), ("f", F, b"3", ""))
         ([{"name": ".wh.d"}, {"name": "d", "type": S, "linkname": "f"}], {"d", "f"}),
         ([{"name": ".wh.nothing"}, {"name": "nodir/.wh.x"}], {"d/", "d/a", "d/b", "f", "nodir/"}),
         ([{"name": ".wh..wh.plnk"}, {"name": ".wh..wh.aufs"}], {"d/", "d/a", "d/b", "f"}),
+        ([{"name": ".wh..wh.plnk/77.88"}, {"name": "d/.wh..wh.orph/x/y"}], {"d/", "d/a", "d/b", "f"}),
+        ([{"name": ".wh..wh.plnk", "type": D}, {"name": ".wh..wh.plnk/.wh..wh..opq"}], {"d/", "d/a", "d/b", "f"}),
+        ([{"name": "x"}, {"name": "./.wh..wh..opq"}], {"x"}),
+        ([{"name": ".wh..wh..opq"}, {"name": "d/c"}], {"d/", "d/c"}),
     ],
 )
 def test_whiteouts_in_every_encoding(tmp_path: Path, upper: list[Fields], wanted: set[str]) -> None:
     members = [dict(fields) for fields in upper]
     assert set(tree_of(tmp_path, LOWER, made(*members))) == wanted
+
+
+def test_a_root_that_is_opaque_hides_all_layers_below_and_none_above(tmp_path: Path) -> None:
+    opaque = archive(("new", F, b"1", ""), (".wh..wh..opq", F, b"", ""))
+    layers = [archive(("old", F, b"1", "")), LOWER, opaque, archive(("above", F, b"1", ""))]
+    for count, wanted in ((3, {"new"}), (4, {"new", "above"})):
+        (tmp_path / str(count)).mkdir()
+        assert set(tree_of(tmp_path / str(count), *layers[:count])) == wanted
+
+
+def test_names_that_are_links_to_a_file_of_aufs_stay(tmp_path: Path) -> None:
+    link = {"name": "a", "type": tarfile.LNKTYPE, "linkname": ".wh..wh.plnk/7.8"}
+    again = {"name": ".wh..wh.plnk/9", "type": tarfile.LNKTYPE, "linkname": "a"}
+    last = {"name": "b", "type": tarfile.LNKTYPE, "linkname": ".wh..wh.plnk/9"}
+    tree = opened(tmp_path, made({"name": ".wh..wh.plnk/7.8"}, link, again, last))
+    names = dict(tree.index.entries(tree.index.row(0)))
+    assert names.keys() == {b"a", b"b"}
+    assert tree.index.row(names[b"a"]).nlink == 2
 
 
 def test_a_hard_link_to_a_lower_layer_counts_its_names(tmp_path: Path) -> None:

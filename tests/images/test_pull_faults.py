@@ -463,6 +463,33 @@ def test_an_unreachable_host_is_named_with_its_proxy(tmp_path: Path) -> None:
     assert "secret" not in refused.value.message
 
 
+def test_a_proxy_that_answers_in_a_registry_s_stead_is_named(tmp_path: Path) -> None:
+    with faulty_registry() as server:
+        server.faults.statuses = [(502, {})] * 100
+        access = Access(
+            environment={"http_proxy": f"http://someone:secret@{server.address}"},
+            insecure=frozenset({"registry.example:1"}),
+            backoff_seconds=0.001,
+            attempts=1,
+            found={"registry.example:1": "http"},
+        )
+        with pytest.raises(RootlessError) as refused:
+            pull(store(tmp_path), "registry.example:1/app", access)
+    assert f"registry.example:1 (through the proxy http://{server.address}) answered 502" in refused.value.message
+
+
+def test_a_registry_that_sends_no_manifest_is_named(tmp_path: Path) -> None:
+    with faulty_registry() as server:
+        server.manifests["1"] = b"<html>Log in to the hotel's network</html>"
+        with pytest.raises(InvalidParameter, match=f"the manifest that {server.address} sent is not valid JSON"):
+            pull(store(tmp_path), f"{server.address}/app:1")
+
+
+def test_a_port_that_is_none_is_said_to_be_that(tmp_path: Path) -> None:
+    with pytest.raises(RootlessError, match="is no address: Port out of range"):
+        pull(store(tmp_path), "localhost:99999/app")
+
+
 _PULLER = """
 import sys, trio
 from rootless.images import pulling

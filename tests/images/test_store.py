@@ -56,6 +56,9 @@ def test_a_read_only_store_below(tmp_path: Path) -> None:
         trio.run(lambda: images.remove("app:1", force=True))
     trio.run(images.tag, app, "mine", "1")
     assert {"mine:1", "app:1"} <= set(images.resolve("mine:1").repo_tags)
+    with pytest.raises(Conflict, match="unable to delete app:1: it is in a read-only store"):
+        trio.run(lambda: images.remove("app:1", force=True))
+    assert "mine:1" in images.resolve("app:1").repo_tags
     load(images, docker_archive([BOTTOM, TOP], ["again:1"]))
     assert list(images.layout.layers.iterdir()) == []
     imported(images, TOP, "app:1")

@@ -38,3 +38,11 @@ def test_names_are_completed_and_shortened(text: str, name: str, familiar: str) 
 def test_other_names_are_refused(text: str) -> None:
     with pytest.raises(InvalidParameter, match="invalid reference format"):
         reference.parse(text)
+
+
+def test_an_id_is_no_name() -> None:
+    with pytest.raises(
+        InvalidParameter, match=r"invalid repository name \(a{64}\), cannot specify 64-byte hexadecimal"
+    ):
+        reference.parse("a" * 64)
+    assert reference.parse("a" * 64 + ":1").tag == "1"

@@ -17,7 +17,7 @@ def command(
     invocation: Invocation, args: tuple[str, ...], author: str, change: tuple[str, ...], message: str, pause: bool
 ) -> None:
     """Make an image of what a container changed"""
-    repository, tag = split_reference(args[1]) if len(args) > 1 else ("", "")
+    repository, tag = split_reference(args[1]) if any(args[1:]) else ("", "")
     query = {
         "container": args[0],
         "repo": repository,

@@ -18,7 +18,7 @@ def command(
 ) -> None:
     """Make an image of a root file system in a tar archive"""
     source = args[0]
-    repository, tag = split_reference(args[1]) if len(args) > 1 else ("", "")
+    repository, tag = split_reference(args[1]) if any(args[1:]) else ("", "")
     remote = source.startswith(("http://", "https://"))
     query = {
         "fromSrc": source if remote else "-",
