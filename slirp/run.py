@@ -205,7 +205,7 @@ class Network:
         parts, usual = [buffer], GATEWAY_MAC + mac
         segment, datagram = router.connections.known, router.datagrams.known
         clock, limited = time.perf_counter, False
-        until = clock() + (TURN_SECONDS if self._poller.others_wait else NO_HURRY_SECONDS)
+        until = clock() + (TURN_SECONDS if self._poller.ready_count > 1 else NO_HURRY_SECONDS)
         for _ in range(FRAME_BATCH):
             if limited and clock() > until:
                 break

@@ -29,7 +29,7 @@ class Poller:
         self._ready: dict[int, Ready] = {}
         self._removed: set[int] = set()  # since the last wait
         self.answer_expected = False
-        self.others_wait = False  # more than one descriptor is ready: nobody should take long
+        self.ready_count = 1  # descriptors that have their turn: if there are several, nobody should take long
         self._answer_seconds = _LEAST  # what an answer takes, smoothed
 
     def add(self, fd: int, events: int, ready: Ready) -> None:
@@ -48,7 +48,7 @@ class Poller:
         """Wait, and call."""
         self._removed.clear()
         ready = self._answer(timeout_seconds) if self.answer_expected else self._epoll.poll(timeout_seconds, 256)
-        self.others_wait = len(ready) > 1
+        self.ready_count = len(ready)
         for fd, events in ready:
             if fd not in self._removed:
                 self._ready[fd](events)
