@@ -21,6 +21,7 @@ from slirp.wire import icmp, tcp, virtio
 from slirp.wire.checksum import fold, ones_sum
 from slirp.wire.ip import TCP, TTL, Packet
 
+READS = 8  # of large pieces in a turn of the loop, by all sockets
 RESET_LINGER = struct.pack("ii", 1, 0)
 _SECRET = secrets.token_bytes(16)  # of the launcher that forks us: every network of a user has the same
 _HEADERS4 = struct.Struct("!BBHHHBBH4s4sHHIIBBHHH")  # of IPv4 and TCP without options
@@ -57,6 +58,7 @@ class Connection:
         "_segmented",
         "_socket",
         "_watched",
+        "acknowledgment",
         "endpoint",
         "flow",
         "guest",
@@ -82,6 +84,7 @@ class Connection:
         self._socket: socket.socket | None = sock
         self._events = 0
         self._watched = False  # not before connect(2): an unconnected socket is always ready
+        self.acknowledgment: tcp.Segment | None = None  # a bare one of the guest's that the flow has not heard of yet
         self.endpoint, self.key = endpoint, key
         self.remote, self.remote_port, self.guest, self.guest_port = remote, remote_port, guest, guest_port
         self._address_sum = ones_sum(remote + guest)
@@ -223,7 +226,7 @@ class Connection:
             if events & WRITE:
                 flow.host_writable(now)
             if events & READ or (events & FAILED and not flow.host_ended):
-                flow.host_readable(now)
+                flow.host_readable(now, READS // self._connections.poller.ready_count)
             elif events & ERROR:
                 flow.abort()
             elif events & FAILED:  # both ways have ended, which would be reported for ever; the guest may not know yet

@@ -9,8 +9,9 @@ from collections.abc import Callable
 
 READ, WRITE, ERROR, ENDED = select.EPOLLIN, select.EPOLLOUT, select.EPOLLERR, select.EPOLLHUP
 FAILED = ERROR | ENDED
-SPIN_SECONDS = 40e-6
-_PATIENCE, _SELDOM = 8, 64
+SPIN_SECONDS = 200e-6  # at most; where answers take longer, a processor is not burnt for them
+_LEAST, _CAP = 40e-6, 1e-3
+_SMOOTHING = 16
 Ready = Callable[[int], None]
 
 
@@ -20,15 +21,16 @@ class Poller:
 
     To sleep and be woken costs more than to look again for a little while: a request and its answer between two
     processes of one machine took 101 µs with sleep alone, 45 µs so. Callbacks therefore set `answer_expected` when
-    they have passed on something small; where answers do not come that soon, it is tried ever more seldom."""
+    they have passed on something small. How long answers take is learnt from each, also from those slept for: it
+    differs threefold from machine to machine."""
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
         self._ready: dict[int, Ready] = {}
         self._removed: set[int] = set()  # since the last wait
         self.answer_expected = False
-        self.others_wait = False  # more than one descriptor is ready: nobody should take long
-        self._in_vain = 0
+        self.ready_count = 1  # descriptors that have their turn: if there are several, nobody should take long
+        self._answer_seconds = _LEAST  # what an answer takes, smoothed
 
     def add(self, fd: int, events: int, ready: Ready) -> None:
         self._ready[fd] = ready
@@ -45,24 +47,30 @@ class Poller:
     def run_once(self, timeout_seconds: float) -> None:
         """Wait, and call."""
         self._removed.clear()
-        ready = self._spin() if self.answer_expected else []
-        ready = ready or self._epoll.poll(timeout_seconds, 256)
-        self.others_wait = len(ready) > 1
+        ready = self._answer(timeout_seconds) if self.answer_expected else self._epoll.poll(timeout_seconds, 256)
+        self.ready_count = len(ready)
         for fd, events in ready:
             if fd not in self._removed:
                 self._ready[fd](events)
 
-    def _spin(self) -> list[tuple[int, int]]:
+    def _answer(self, timeout_seconds: float) -> list[tuple[int, int]]:
+        """Wait for what should come soon."""
         self.answer_expected = False
-        self._in_vain += 1
-        if self._in_vain > _PATIENCE and self._in_vain % _SELDOM:
-            return []
-        poll = self._epoll.poll
-        until = time.perf_counter() + SPIN_SECONDS
-        while not (ready := poll(0, 256)):
-            if time.perf_counter() > until:
-                return []
-            os.sched_yield()  # who is to answer may be waiting for this very processor
-        # on a busy machine it is others who run meanwhile, and a sleeper is woken sooner than one who has yielded
-        self._in_vain = 0 if time.perf_counter() <= until else max(self._in_vain, _PATIENCE)
+        poll, clock = self._epoll.poll, time.perf_counter
+        start = now = clock()
+        expected, ready, spun = self._answer_seconds, [], False
+        if expected < SPIN_SECONDS:
+            until = start + max(_LEAST, min(SPIN_SECONDS, 2 * expected))
+            while not (ready := poll(0, 256)) and now < until:
+                os.sched_yield()  # who is to answer may be waiting for this very processor
+                now = clock()
+            spun = bool(ready)
+        if not ready:
+            ready = poll(timeout_seconds, 256)
+        taken = clock() - start
+        if spun and now > until:
+            # on a busy machine it is others who run meanwhile, and a sleeper is woken sooner than one who has yielded
+            self._answer_seconds = _CAP
+        else:
+            self._answer_seconds += (min(taken, _CAP) - expected) / _SMOOTHING
         return ready

@@ -56,6 +56,7 @@ class Connections:
         self._next_timer = NEVER  # not after the first of theirs
         self._lingering: dict[Connection, None] = {}  # in the order they ended
         self._half_open: set[Connection] = set()
+        self._acknowledged: list[Connection] = []  # by bare acknowledgments of this batch
         self._unacknowledged: list[Connection] = []
         self._patient: list[Connection] = []  # acknowledgments that wait for data to carry them
         self._patient_until = 0.0
@@ -120,11 +121,21 @@ class Connections:
         header_end = start + tcp.HEADER_BYTES
         options = b"" if options_end == header_end else bytes(view[header_end:options_end])
         segment = tcp.Segment(source_port, destination_port, sequence, acknowledgment, flags, window, options, payload)
-        self._segment(connection, segment, time.monotonic())
+        if end == options_end and flags == tcp.ACK and not options and sequence == connection.flow.receive_next:
+            earlier, connection.acknowledgment = connection.acknowledgment, segment
+            if earlier is None:
+                self._acknowledged.append(connection)
+            elif earlier.acknowledgment == acknowledgment:
+                connection.flow.segment(earlier, time.monotonic())  # how often it is said counts
+        else:
+            self._segment(connection, segment, time.monotonic())
         return True
 
     def _segment(self, connection: Connection, segment: tcp.Segment, now: float) -> None:
         flow = connection.flow
+        if connection.acknowledgment is not None:
+            acknowledgment, connection.acknowledgment = connection.acknowledgment, None
+            flow.segment(acknowledgment, now)
         flow.segment(segment, now)
         if flow.ack_due:
             self._unacknowledged.append(connection)
@@ -132,7 +143,15 @@ class Connections:
 
     def flush(self) -> None:
         """After a batch of frames: one acknowledgment a flow. One for a small piece waits for the answer, which carries
-        it if it comes soon."""
+        it if it comes soon. Of the guest's own the last of several in a row tells all."""
+        if self._acknowledged:
+            now = time.monotonic()
+            for connection in self._acknowledged:
+                segment = connection.acknowledgment
+                if segment is not None:
+                    connection.acknowledgment = None
+                    self._segment(connection, segment, now)
+            self._acknowledged.clear()
         if self._unacknowledged:
             for connection in self._unacknowledged:
                 if connection.flow.ack_urgent:
@@ -246,6 +265,7 @@ class Connections:
                 connection.endpoint.flows -= 1
         self._whole(connection)
         self._timed.discard(connection)
+        connection.acknowledgment = None
         connection.close(reset=False)
 
     def _whole(self, connection: Connection) -> None:

@@ -314,10 +314,11 @@ class Flow:
         options = tcp.emit_blocks(incoming.blocks()) if self._selective and not len(payload) else b""
         return self._guest.transmit(flags, sequence, incoming.expected, window, options, payload, self._mss)
 
-    def fill(self, now: float) -> None:
-        """Send the guest what the host has, as far as the guest's window allows. One read, so that flows take turns."""
+    def fill(self, now: float) -> bool:
+        """Send the guest what the host has, as far as the guest's window allows. One read, so that flows take turns.
+        Whether another is likely to give more."""
         if self.host_ended or self.state != OPEN:
-            return
+            return False
         in_flight = distance(self.send_next, self.unacknowledged)
         room = min(self.send_window, SEND_LIMIT) - in_flight
         if self._recovery is not None:
@@ -329,20 +330,20 @@ class Flow:
             if not in_flight:  # probe a closed window; memory may be free again
                 self.timer = min(self.timer, now + self._timeout.seconds)
             self._host.want(False, bool(self._incoming.kept_bytes))
-            return
+            return False
         try:
             count = self._host.read_into(buffer[:room] if room < len(buffer) else buffer)
         except HostReset:
             self._buffers.give(buffer)
             self.abort()
-            return
+            return False
         if not count:
             self._buffers.give(buffer)
             if count == 0:
                 self._end_to_guest(now)
             else:
                 self._host.want(True, bool(self._incoming.kept_bytes))
-            return
+            return False
         data: bytes | memoryview = buffer[:count]
         kept: memoryview | None = buffer
         if count <= SMALL_BYTES and self._buffers.hold(count):
@@ -360,6 +361,7 @@ class Flow:
             self._refused(count, now)
         self._blocked = room <= count
         self._host.want(room > count, bool(self._incoming.kept_bytes))
+        return count == len(buffer) and room > count
 
     def _end_to_guest(self, now: float) -> None:
         self.host_ended = True
@@ -371,10 +373,11 @@ class Flow:
         self._host.want(False, bool(self._incoming.kept_bytes))
         self._send(FIN | ACK, self._fin_at, b"")
 
-    def host_readable(self, now: float) -> None:
-        """The host's socket has data or has ended."""
+    def host_readable(self, now: float, reads: int = 1) -> None:
+        """The host's socket has data or has ended. It is read so many times at most."""
         self.last_used = now
-        self.fill(now)
+        while self.fill(now) and reads > 1:
+            reads -= 1
         self._maybe_over(now)
 
     def host_writable(self, now: float) -> None:

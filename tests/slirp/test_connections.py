@@ -36,8 +36,8 @@ class Hand:
         self.sequence, self.acknowledgment = 1000, 0
         self.guest_port = GUEST_PORT
 
-    def send(self, flags: int, payload: bytes = b"", *, whole_checksum: bool = True) -> bool:
-        """Whether the shortcut knew it."""
+    def send(self, flags: int, payload: bytes = b"", *, whole_checksum: bool = True, flush: bool = True) -> bool:
+        """Whether the shortcut knew it. Without `flush` more of the same batch follows."""
         plain = (
             tcp.emit_header(self.guest_port, REMOTE_PORT, self.sequence, self.acknowledgment, flags, 65535) + payload
         )
@@ -53,7 +53,8 @@ class Hand:
             packet = ipv4.parse(memoryview(frame)[26:])
             assert packet is not None
             self.connections.packet(self.endpoint, packet, not whole_checksum)
-        self.connections.flush()
+        if flush:
+            self.connections.flush()
         return known
 
     def receive(self) -> tcp.Segment:
@@ -144,6 +145,54 @@ def test_a_small_piece_is_acknowledged_by_its_answer_or_soon_after(hand: Hand, l
         answer = hand.receive()
         assert (bytes(answer.payload), answer.acknowledgment) == (b"", hand.sequence)
         assert hand.connections.patience_seconds(0.0) > ACK_SECONDS
+
+
+@pytest.fixture
+def heard(monkeypatch: pytest.MonkeyPatch) -> list[tcp.Segment]:
+    """What flows were told of."""
+    found: list[tcp.Segment] = []
+    plain = tcp_flow.Flow.segment
+
+    def segment(self: tcp_flow.Flow, segment: tcp.Segment, now: float) -> None:
+        found.append(segment)
+        plain(self, segment, now)
+
+    monkeypatch.setattr(tcp_flow.Flow, "segment", segment)
+    return found
+
+
+def test_of_bare_acknowledgments_in_a_row_the_last_tells_all(
+    hand: Hand, listener: socket.socket, heard: list[tcp.Segment]
+) -> None:
+    server, _ = listener.accept()
+    with server:
+        pieces = []
+        for number in range(4):
+            server.sendall(b"piece %d" % number)
+            hand.poller.run_once(5)
+            hand.receive()
+            pieces.append(hand.acknowledgment)
+        for number in pieces[:3]:
+            hand.acknowledgment = number
+            assert hand.send(tcp.ACK, whole_checksum=False, flush=False)
+        assert heard == []
+        hand.acknowledgment = pieces[3]
+        hand.send(tcp.ACK | tcp.PSH, b"and more", whole_checksum=False)
+        assert [segment.acknowledgment for segment in heard] == pieces[2:]
+        assert server.recv(8) == b"and more"
+
+
+def test_an_acknowledgment_said_again_counts_as_often_as_it_is_said(hand: Hand, listener: socket.socket) -> None:
+    server, _ = listener.accept()
+    with server:
+        server.sendall(b"lost")
+        hand.poller.run_once(5)
+        before = hand.acknowledgment
+        assert bytes(hand.receive().payload) == b"lost"
+        hand.acknowledgment = before
+        for again in range(3):  # a guest without selective acknowledgments
+            hand.send(tcp.ACK, whole_checksum=False, flush=again == 2)
+        assert bytes(hand.receive().payload) == b"lost"
 
 
 def test_a_large_piece_is_acknowledged_at_once(hand: Hand, listener: socket.socket) -> None:

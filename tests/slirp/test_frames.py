@@ -229,8 +229,8 @@ def test_a_turn_is_short_while_others_wait(monkeypatch: pytest.MonkeyPatch) -> N
     endpoint = fuzzed.network._endpoints["a"]
     now = itertools.count(0.0, TURN_SECONDS / 2)  # a frame takes half a turn
     monkeypatch.setattr("slirp.run.time.perf_counter", lambda: next(now))
-    for others_wait, taken in ((False, 8), (True, 3)):
-        fuzzed.network._poller.others_wait = others_wait
+    for ready_count, taken in ((1, 8), (2, 3)):
+        fuzzed.network._poller.ready_count = ready_count
         fuzzed.fill([virtio.PLAIN + bytes(14)] * 8)
         fuzzed.network._frames(endpoint)
         assert fuzzed.left() == 8 - taken

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import random
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from slirp.host.buffers import SIZE
 from slirp.stack import tcp_flow
 from slirp.stack.incoming import RECEIVE_WINDOW
 from slirp.stack.tcp_flow import Flow
@@ -231,6 +233,16 @@ def test_three_duplicates_send_the_first_segment_again() -> None:
         hand.give(ACK, 1000, 5001, window=60000)
     assert hand.sent[-1][:2] == first[:2]
     assert hand.sent[-1][3] == first[3][:1460]
+
+
+@pytest.mark.parametrize(("reads", "sent"), [(1, 1), (3, 3), (8, 4)])
+def test_a_host_with_much_is_read_as_often_as_there_is_time(reads: int, sent: int) -> None:
+    hand = ByHand(MemoryHost(bytes(3 * SIZE + 100), ends=False), options=tcp.emit_options(Options(1460, 7)))
+    hand.open()
+    hand.give(ACK, 1000, 5001, window=60000)
+    hand.flow.host_readable(0.0, reads)
+    assert len(hand.sent) == sent
+    assert hand.host.wants == (True, False)
 
 
 def test_a_shut_window_is_probed() -> None:

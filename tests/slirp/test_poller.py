@@ -1,0 +1,90 @@
+"""How long the loop looks again for an answer, with a clock and an epoll of the test's own."""
+
+from __future__ import annotations
+
+import os
+import select
+from typing import cast
+
+import pytest
+
+from slirp.host import poller
+from slirp.host.poller import READ, SPIN_SECONDS, Poller
+
+GLANCE = 2e-6  # what a look costs here
+
+
+class Machine:
+    """Answers come `delay` seconds after each wait has begun; who is away from the processor comes back `busy` seconds
+    later."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now, self.begun, self.delay, self.busy = 100.0, 100.0, 0.0, 0.0
+        self.yields = 0
+        self.poller = Poller()
+        self.poller._epoll.close()
+        self.poller._epoll = cast(select.epoll, self)
+        self.poller._ready[7] = lambda events: None
+        monkeypatch.setattr(poller.time, "perf_counter", lambda: self.now)
+        monkeypatch.setattr(os, "sched_yield", self.sched_yield)
+
+    def poll(self, timeout: float, limit: int) -> list[tuple[int, int]]:
+        self.now += GLANCE
+        at = self.begun + self.delay
+        if self.now < at:
+            if self.now + timeout < at:
+                self.now += timeout
+                return []
+            self.now = at
+        return [(7, READ)]
+
+    def sched_yield(self) -> None:
+        self.yields += 1
+        self.now += self.busy
+
+    def wait(self, delay: float, times: int = 1) -> int:
+        """How often it looked again in the last of these waits."""
+        for _ in range(times):
+            self.yields, self.delay, self.begun = 0, delay, self.now
+            self.poller.answer_expected = True
+            self.poller.run_once(1.0)
+        return self.yields
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
+    return Machine(monkeypatch)
+
+
+@pytest.mark.parametrize("delay", [10e-6, 30e-6, 70e-6, 130e-6])
+def test_an_answer_that_comes_soon_is_looked_for_whatever_the_machine_takes_for_it(
+    machine: Machine, delay: float
+) -> None:
+    assert machine.wait(delay, 100) > 0
+    machine.yields = 0
+    machine.wait(delay)
+    assert machine.now == pytest.approx(machine.begun + delay, abs=2 * GLANCE)
+    assert machine.yields >= (delay - 2 * GLANCE) // GLANCE
+
+
+def test_for_late_answers_no_processor_is_burnt_until_they_come_sooner(machine: Machine) -> None:
+    assert machine.wait(2 * SPIN_SECONDS, 50) == 0
+    assert machine.wait(SPIN_SECONDS / 4, 50) > 0
+
+
+def test_no_answer_is_not_looked_for_longer_than_it_could_take(machine: Machine) -> None:
+    machine.wait(20e-6, 100)
+    assert machine.wait(0.5) * GLANCE <= SPIN_SECONDS
+
+
+def test_on_a_busy_machine_it_sleeps(machine: Machine) -> None:
+    machine.wait(50e-6, 20)
+    machine.busy = 2e-3
+    machine.wait(50e-6)
+    assert machine.wait(50e-6) == 0
+
+
+def test_nothing_is_looked_for_unasked(machine: Machine) -> None:
+    machine.delay = 1e-5
+    machine.poller.run_once(1.0)
+    assert machine.yields == 0
