@@ -75,6 +75,13 @@ class Device:
         except OSError:
             pass  # a kernel before 6.9: what the dead server held is lost, its callers can be interrupted
 
+    def invalidate(self, nodeid: int, *, listing: bool = False) -> None:
+        """The kernel is to ask again for a node's attributes, and for a directory's `listing`. Nothing of a file's
+        contents is given up: that would wait for what is being read or written, by way of us."""
+        length = w.OUT_HEADER.size + w.INVAL_INODE_OUT.size
+        whole = w.INVAL_INODE_OUT.pack(nodeid, 0 if listing else -1, 0)
+        self.write_one(w.OUT_HEADER.pack(length, w.NOTIFY_INVAL_INODE, 0) + whole)  # ENOENT: it knows nothing of it
+
     def receive(self, buffer: bytearray) -> int:
         """Wait for a request; its bytes, or 0 where the mount has gone."""
         while True:

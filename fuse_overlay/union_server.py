@@ -115,6 +115,7 @@ class UnionServer:
     def __init__(self, device: Device, lowers: Sequence[Lower], upper: Upper, options: UnionOptions) -> None:
         self._device = device
         self._tree = UnionTree(lowers, upper)
+        self._tree.renumbered = self._renumbered
         self._names = Names(self._tree, device)
         # the write-back cache takes sizes and times to be its own, so not where files change under us
         self._init_flags = _WANTED | (w.AUTO_INVAL_DATA if self._tree.live else _OURS_ALONE)
@@ -163,6 +164,10 @@ class UnionServer:
         if resume:
             self._tree.recover()
         self._device.serve(self._handlers, resume=resume, write=self._files.write)
+
+    def _renumbered(self, nodeid: int, directory_id: int) -> None:
+        self._device.invalidate(nodeid)
+        self._device.invalidate(directory_id, listing=True)
 
     def _init(self, unique: int, _nodeid: int, body: bytes) -> None:
         self._device.reply(unique, init_answer(body, self._init_flags, _BACKGROUND))

@@ -8,7 +8,7 @@ import collections
 import errno
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from fuse_overlay import copyup
 from fuse_overlay.attributes import owned_by, packed, with_links
@@ -41,6 +41,7 @@ class UnionTree:
         self._loaded: collections.OrderedDict[Directory, int] = collections.OrderedDict()
         self._names = 0  # in memory, of all that is loaded
         self.files: dict[int, File] = {}  # inode in the upper -> file
+        self.renumbered: Callable[[int, int], None] | None = None  # told a node and its directory: st_ino has changed
 
     # ------------------------------------------------------------------------------------------------ nodes
     def node(self, nodeid: int) -> Node:
@@ -365,6 +366,8 @@ class UnionTree:
         file.places.append((directory, name))
         self.nodes[nodeid] = self.files[status.st_ino] = file
         directory.put(name, file)
+        if not is_same and self.renumbered is not None:
+            self.renumbered(nodeid, directory.id)
         return file
 
     def orphan(self, nodeid: int) -> File:

@@ -19,6 +19,7 @@ OPENDIR, READDIR, RELEASEDIR, FSYNCDIR, ACCESS, CREATE, INTERRUPT, DESTROY = 27,
 IOCTL, BATCH_FORGET, FALLOCATE, READDIRPLUS, RENAME2, LSEEK, COPY_FILE_RANGE = 39, 42, 43, 44, 45, 46, 47
 TMPFILE, STATX = 51, 52
 
+NOTIFY_INVAL_INODE = 2
 NOTIFY_STORE = 4
 NOTIFY_RESEND = 7
 UNIQUE_RESEND = 1 << 63  # set in the id of a request that is sent again
@@ -61,6 +62,7 @@ INIT_IN = struct.Struct("<IIII")
 INIT_OUT = struct.Struct("<IIIIHHIIHHIIHHIIIII")
 XATTR_IN = struct.Struct("<II")
 XATTR_OUT = struct.Struct("<II")
+INVAL_INODE_OUT = struct.Struct("<Qqq")
 STORE_OUT = struct.Struct("<QQII")
 MKNOD_IN = struct.Struct("<IIII")  # mode rdev umask padding
 MKDIR_IN = struct.Struct("<II")  # mode umask

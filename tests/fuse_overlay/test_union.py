@@ -15,7 +15,7 @@ import pytest
 
 from fuse_overlay import Tree, UnionOptions, merge_tree, open_tree, serve_union
 from tests.fuse_overlay.mounting import with_mount
-from tests.fuse_overlay.test_layers import D, F, Member, S, archive, write_layer
+from tests.fuse_overlay.test_layers import D, F, H, Member, S, archive, write_layer
 
 pytestmark = pytest.mark.kernel
 BIG = os.urandom(3 << 20)
@@ -25,6 +25,7 @@ BIG = os.urandom(3 << 20)
 def tree(tmp_path: Path) -> Tree:
     members: list[Member] = [("etc", D, b"", ""), ("etc/passwd", F, b"root:x:0:0\n", ""), ("etc/big", F, BIG, "")]
     members += [(f"usr/share/file{number}", F, b"%d" % number, "") for number in range(300)]
+    members += [("names/one", F, b"one", ""), ("names/two", H, b"", "names/one")]
     layer = tmp_path / "layer"
     write_layer(layer, archive(*members, ("bin", S, b"", "usr/bin")))
     merge_tree([layer], tmp_path / "tree")
@@ -95,6 +96,45 @@ def test_an_inode_keeps_its_number_when_it_is_copied_up(mounted: Mounted, number
 
     mounted(look)
     mounted(again)
+
+
+def seen(top: Path) -> dict[str, tuple[int, int]]:
+    """(inode, links) of what a directory lists, which both its listing and lstat(2) say."""
+    listed = {entry.name: entry.inode() for entry in os.scandir(top)}
+    found = {name: (top / name).lstat() for name in listed}
+    assert listed == {name: status.st_ino for name, status in found.items()}
+    return {name: (status.st_ino, status.st_nlink) for name, status in found.items()}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda path: path.open("r+b").write(b"new"),
+        lambda path: os.truncate(path, 1),
+        lambda path: os.close(os.open(path, os.O_WRONLY | os.O_TRUNC)),
+        lambda path: path.chmod(0o600),
+        lambda path: os.utime(path, (1, 1)),
+        lambda path: os.setxattr(path, "user.a", b"1"),
+        lambda path: path.rename(path.with_name("three")),
+        lambda path: os.link(path, path.with_name("three")),
+    ],
+    ids=["write", "truncate", "open", "chmod", "utime", "setxattr", "rename", "link"],
+)
+def test_one_of_several_names_of_a_file_is_a_file_of_its_own_once_changed(
+    mounted: Mounted, change: Callable[[Path], None]
+) -> None:
+    def look(top: Path) -> None:
+        before = seen(top / "names")
+        assert before["one"] == before["two"]
+        change(top / "names" / "one")
+        after = seen(top / "names")
+        assert after.pop("two") == before["two"]
+        (number, links), *others = after.values()
+        assert links == len(after)
+        assert number != before["two"][0]
+        assert others in ([], [(number, links)])
+
+    mounted(look)
 
 
 def test_a_removed_directory_that_comes_again_is_empty(mounted: Mounted) -> None:
