@@ -14,7 +14,7 @@ from typing import Any
 from rootless.images.entries import drop_name, name_of
 from rootless.images.image import Image
 from rootless.model import reference
-from rootless.model.errors import Conflict, RootlessError
+from rootless.model.errors import Conflict, NotFound, RootlessError
 from rootless.store.layout import MANIFEST_ANNOTATION, Layout, hex_of
 from rootless.store.uses import Uses
 
@@ -22,7 +22,7 @@ _MIN_ID_PREFIX = 4
 
 
 def remove_image(layout: Layout, uses: Uses, image: Image, text: str, force: bool) -> list[dict[str, str]]:
-    """See Images.remove. Blocking. Raises Conflict."""
+    """See Images.remove. Blocking. Raises NotFound, Conflict."""
     by_id = hex_of(image.id).startswith(text.removeprefix("sha256:")) and len(text) >= _MIN_ID_PREFIX
     by_digest = "@" in text and not by_id
     with layout.changing() as entries:
@@ -34,8 +34,10 @@ def remove_image(layout: Layout, uses: Uses, image: Image, text: str, force: boo
                 "image is referenced in multiple repositories"
             )
         going = names if by_id or (by_digest and not names) else _named(names, text, by_digest)
-        if not (going or by_id or by_digest):  # an own image has another name there
-            raise Conflict(f"conflict: unable to delete {text}: it is in a read-only store (additional_stores)")
+        if not (going or by_id or by_digest):
+            if any(_named([name_of(entry) for entry in store.entries()], text, False) for store in layout.additional):
+                raise Conflict(f"conflict: unable to delete {text}: it is in a read-only store (additional_stores)")
+            raise NotFound(f"No such image: {text}")  # another engine has taken the name since it was found
         last = set(going) >= set(names)
         user = next((who for used, who in uses.all() if used == image.id), None)
         if last and user is not None and (by_id or not force):

@@ -14,7 +14,7 @@ import trio
 
 from fuse_overlay import open_tree
 from rootless.images.images import Images
-from rootless.images.removing import collect
+from rootless.images.removing import collect, remove_image
 from rootless.images.selection import select
 from rootless.images.storing import LayerBeingStored, place_image
 from rootless.model.errors import Conflict, NotFound, RootlessError
@@ -37,6 +37,16 @@ def test_skopeo_reads_the_layout(tmp_path: Path) -> None:
     other = store(tmp_path / "other")
     load(other, (tmp_path / "out.tar").read_bytes())
     assert other.resolve("app:1").layers == images.resolve("app:1").layers
+
+
+def test_a_name_that_another_engine_took_meanwhile_is_no_image(tmp_path: Path) -> None:
+    images = store(tmp_path)
+    load(images, docker_archive([BOTTOM, TOP], ["app:1", "app:2"]))
+    found = images.resolve("app:1")
+    trio.run(lambda: images.remove("app:1", force=False))
+    with pytest.raises(NotFound, match="No such image: app:1"):
+        remove_image(images.layout, images.uses, found, "app:1", False)
+    assert images.resolve("app:2").repo_tags == ["app:2"]
 
 
 def test_a_read_only_store_below(tmp_path: Path) -> None:
