@@ -330,9 +330,11 @@ class LazyImages:
 
 
 def _write(record: Path, wanted: Reference, platform: Platform | None, failed: str) -> None:
-    """Not synced: see fuse_overlay.layers.lazy. Raises OSError."""
+    """Whole or not at all, but not synced: see fuse_overlay.layers.lazy. Raises OSError."""
     said = {"name": wanted.familiar, "platform": str(platform or ""), "failed": failed}
-    record.write_text(json.dumps(said))
+    new = record.with_name(f".{record.name}")
+    new.write_text(json.dumps(said))
+    new.rename(record)
 
 
 def _failure(record: Path) -> str:
