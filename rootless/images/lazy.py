@@ -62,9 +62,7 @@ class LazyImage:
 
     @property
     def warning(self) -> str:
-        """For whoever uses it, or ""."""
-        if not self.failed:
-            return ""
+        """For whoever uses one that has failed."""
         name = reference.parse(next(iter(self.image.names or self.image.digests))).familiar
         return (
             f"the image {name} cannot be pulled as a whole, and is read from its registry: {self.failed}; "

@@ -10,8 +10,8 @@ from collections.abc import Callable
 READ, WRITE, ERROR, ENDED = select.EPOLLIN, select.EPOLLOUT, select.EPOLLERR, select.EPOLLHUP
 FAILED = ERROR | ENDED
 SPIN_SECONDS = 200e-6  # at most; where answers take longer, a processor is not burnt for them
-_LEAST, _CAP = 40e-6, 1e-3
-_SMOOTHING = 16
+_LEAST = 40e-6  # seconds to look again, however soon answers come
+_CAP, _SMOOTHING = 1e-3, 16  # what a late answer counts for, and the share of the latest
 Ready = Callable[[int], None]
 
 
