@@ -224,15 +224,10 @@ class Router:
         self.connections.flush()
         self.datagrams.flush()
 
-    def patience_seconds(self, now: float) -> float:
-        """How long to wait for something to happen, at most, before `answer` and `tick`."""
+    def patience_seconds(self) -> float:
+        """How long to wait for something to happen, at most, before `tick`; connections are due by themselves."""
         timed = self._dns.waiting or self._dns_streams.waiting or self.published.waiting
-        return min(TICK_SECONDS if timed else IDLE_TICK_SECONDS, self.connections.patience_seconds(now))
-
-    def answer(self, now: float) -> None:
-        """After everything that has happened at once."""
-        self.connections.answer(now)
-        self.connections.timers(now)
+        return TICK_SECONDS if timed else IDLE_TICK_SECONDS
 
     def tick(self, now: float) -> None:
         self.connections.tick(now)

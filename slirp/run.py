@@ -17,6 +17,7 @@ Answers are {"ok": true} or {"error": …}, with "gone": true where the endpoint
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import json
 import os
@@ -65,22 +66,28 @@ class Network:
         self._by_mac: dict[bytes, Endpoint] = {}
         self._buffer = bytearray(MAX_FRAME)
         self._view = memoryview(self._buffer)
+        self._parts = [self._buffer]
         self._leaving = False
         self._capture: Capture | None = None
         self._unconfined: list[str] | None = None  # what could not be given up
 
     def run(self) -> None:
         self._poller.add(self._control.fileno(), READ, lambda _: self._command())
-        next_tick = 0.0
+        poller, router, connections, clock = self._poller, self._router, self._router.connections, time.monotonic
+        next_tick, now = 0.0, clock()
         while not self._leaving:
-            self._poller.run_once(self._router.patience_seconds(time.monotonic()))
-            if self._endpoints and self._unconfined is None:
+            patience = connections.due - now
+            if patience > TICK_SECONDS:
+                patience = min(patience, router.patience_seconds())
+            poller.run_once(patience if patience > 0.0 else 0.0)
+            if self._unconfined is None and self._endpoints:
                 self._unconfined = confine()  # the answer to Attach need not wait for this, packets must
-            now = time.monotonic()
-            self._router.answer(now)
+            now = clock()
+            if now >= connections.due:
+                connections.act(now)
             if now >= next_tick:
                 next_tick = now + TICK_SECONDS
-                self._router.tick(now)
+                router.tick(now)
 
     # ------------------------------------------------------------------------------------------------ control
     def _command(self) -> None:
@@ -175,7 +182,7 @@ class Network:
         if self._capture is not None:
             endpoint.captured(self._capture)
         self._router.attach(endpoint)
-        self._poller.add(tap, READ, lambda _: self._frames(endpoint))
+        self._poller.add(tap, READ, functools.partial(self._frames, endpoint))
 
     def _name(self, endpoint: Endpoint, command: dict[str, Any]) -> None:
         """Raises ValueError, TypeError."""
@@ -200,16 +207,14 @@ class Network:
             endpoint.captured(capture)
 
     # ------------------------------------------------------------------------------------------------ frames
-    def _frames(self, endpoint: Endpoint) -> None:
+    def _frames(self, endpoint: Endpoint, _events: int = READ) -> None:
         """A batch of one guest's, so that its neighbours get their turn."""
         buffer, view, router, mac = self._buffer, self._view, self._router, endpoint.mac
-        parts, usual = [buffer], GATEWAY_MAC + mac
+        parts, usual, poller, until = self._parts, endpoint.usual_head, self._poller, 0.0
         segment, datagram = router.connections.known, router.datagrams.known
-        clock, limited = time.perf_counter, False
-        until = clock() + (TURN_SECONDS if self._poller.ready_count > 1 else NO_HURRY_SECONDS)
         left = FRAME_BATCH * BARE_PER_FRAME
         while left > 0:
-            if limited and clock() > until:
+            if until and time.perf_counter() > until:
                 break
             try:
                 length = os.readv(endpoint.tap, parts)
@@ -224,11 +229,14 @@ class Network:
                 self._capture_to(None)
             if buffer[HEADER_BYTES : HEADER_BYTES + 12] == usual:
                 if segment(endpoint, buffer, view, length):
+                    if poller.answer_expected and not endpoint.has_asked:
+                        endpoint.has_asked = True  # who waits for an answer has sent nothing more, most likely
+                        break
                     continue  # never too many: they wait for our acknowledgments
-                limited = True
+                until = until or self._turn_ends()
                 if datagram(endpoint, buffer, view, length):
                     continue
-            limited = True
+            until = until or self._turn_ends()
             destination = buffer[HEADER_BYTES : HEADER_BYTES + 6]
             if length < HEADER_BYTES + _ETHERNET_BYTES or buffer[HEADER_BYTES + 6 : HEADER_BYTES + 12] != mac:
                 continue  # too short, or not its own address
@@ -247,6 +255,9 @@ class Network:
             elif self._config.guests_meet and (other_port := self._by_mac.get(bytes(destination))) is not None:
                 other_port.write([view[:length]])
         router.flush()
+
+    def _turn_ends(self) -> float:
+        return time.perf_counter() + (TURN_SECONDS if self._poller.ready_count > 1 else NO_HURRY_SECONDS)
 
 
 def _content(fd: int) -> bytes:

@@ -15,6 +15,7 @@ from typing import Protocol
 from slirp.host.endpoint import Endpoint
 from slirp.host.poller import ERROR, FAILED, READ, WRITE, Poller
 from slirp.stack import tcp_flow
+from slirp.stack.recovery import NEVER
 from slirp.stack.sides import HostReset
 from slirp.stack.tcp_flow import Flow
 from slirp.wire import icmp, tcp, virtio
@@ -24,8 +25,9 @@ from slirp.wire.ip import TCP, TTL, Packet
 READS = 8  # of large pieces in a turn of the loop, by all sockets
 RESET_LINGER = struct.pack("ii", 1, 0)
 _SECRET = secrets.token_bytes(16)  # of the launcher that forks us: every network of a user has the same
-_HEADERS4 = struct.Struct("!BBHHHBBH4s4sHHIIBBHHH")  # of IPv4 and TCP without options
-_HEADERS6 = struct.Struct("!IHBB16s16sHHIIBBHHH")
+_HEADERS4 = struct.Struct("!BBHHHBBH4s4sHH")  # of IPv4, and TCP's ports
+_HEADERS6 = struct.Struct("!IHBB16s16sHH")
+_NUMBERS = struct.Struct("!IIBBHHH")  # the rest of TCP's
 _TCP_START4, _TCP_START6 = 14 + 20, 14 + 40
 _CHECKSUM_OFFSET = 16
 _UNREACHABLE = {  # what connect(2) says -> what a router would have said (RFC 792, RFC 1812 5.2.7.1)
@@ -53,11 +55,13 @@ class Connection:
         "_address_sum",
         "_connections",
         "_events",
+        "_head",
         "_mss",
-        "_plain",
-        "_segmented",
+        "_partial_sum",
         "_socket",
+        "_tcp_bytes",
         "_watched",
+        "ack_by",
         "acknowledgment",
         "endpoint",
         "flow",
@@ -85,24 +89,39 @@ class Connection:
         self._events = 0
         self._watched = False  # not before connect(2): an unconnected socket is always ready
         self.acknowledgment: tcp.Segment | None = None  # a bare one of the guest's that the flow has not heard of yet
+        self.ack_by = NEVER  # until when ours may wait
         self.endpoint, self.key = endpoint, key
         self.remote, self.remote_port, self.guest, self.guest_port = remote, remote_port, guest, guest_port
         self._address_sum = ones_sum(remote + guest)
         self._mss = 0
-        self._plain, self._segmented = self._heads(0xFFFF)
-        overhead = _HEADERS4.size if len(guest) == 4 else _HEADERS6.size
+        self._tcp_bytes, self._head, self._partial_sum = 0, b"", 0
+        overhead = (_HEADERS4.size if len(guest) == 4 else _HEADERS6.size) + _NUMBERS.size
         self.flow = Flow(self, self, endpoint.buffers, endpoint.mtu - overhead, _first_sequence(key, now), now)
 
-    def _heads(self, mss: int) -> tuple[bytes, bytes]:
-        """What stands before the IP header of a segment that fits into one packet, and of one to be cut into several:
-        virtio and Ethernet headers."""
+    def hand_on(self, now: float) -> None:
+        """The guest's bare acknowledgment that waits, if one does."""
+        if self.acknowledgment is not None:
+            segment, self.acknowledgment = self.acknowledgment, None
+            self.flow.segment(segment, now)
+
+    def _made_head(self, tcp_bytes: int, mss: int) -> tuple[bytes, int]:
+        """What stands before the sequence number of a segment of this size, and what goes in place of its checksum: the
+        pseudo header's sum alone, as the device's offload does the rest. Segments in a row often have one size."""
+        ports = self.remote_port, self.guest_port
         if len(self.guest) == 4:
-            start, kind, head = _TCP_START4, virtio.GSO_TCPV4, self.endpoint.head4
+            start, kind, head, total = _TCP_START4, virtio.GSO_TCPV4, self.endpoint.head4, 20 + tcp_bytes
+            # RFC 1071: the header's sum from its parts; 0x4500 version and length, 0x4000 DF, 0x4006 TTL and protocol
+            header_sum = ~fold(self._address_sum + 0x4500 + total + 0x4000 + 0x4006) & 0xFFFF
+            addresses = self.remote, self.guest
+            headers = _HEADERS4.pack(0x45, 0, total, 0, 0x4000, TTL, TCP, header_sum, *addresses, *ports)
         else:
             start, kind, head = _TCP_START6, virtio.GSO_TCPV6, self.endpoint.head6
-        rest = head[virtio.HEADER_BYTES :]
-        plain = virtio.partial(start, _CHECKSUM_OFFSET)
-        return plain + rest, virtio.segmented(kind, start + tcp.HEADER_BYTES, mss, start, _CHECKSUM_OFFSET) + rest
+            headers = _HEADERS6.pack(6 << 28, tcp_bytes, TCP, TTL, self.remote, self.guest, *ports)
+        if tcp_bytes > tcp.HEADER_BYTES + mss:  # options come with small segments alone
+            offload = virtio.segmented(kind, start + tcp.HEADER_BYTES, mss, start, _CHECKSUM_OFFSET)
+        else:
+            offload = virtio.partial(start, _CHECKSUM_OFFSET)
+        return offload + head[virtio.HEADER_BYTES :] + headers, fold(self._address_sum + TCP + tcp_bytes)
 
     # ------------------------------------------------------------------------------------------------ the guest's side
     def transmit(
@@ -117,34 +136,20 @@ class Connection:
     ) -> bool:
         length = len(payload)
         tcp_bytes = 20 + len(options) + length
-        # the checksum field holds the pseudo header's sum alone: the device's offload does the rest
-        partial = fold(self._address_sum + TCP + tcp_bytes)
+        if tcp_bytes != self._tcp_bytes or mss != self._mss:
+            self._tcp_bytes, self._mss = tcp_bytes, mss
+            self._head, self._partial_sum = self._made_head(tcp_bytes, mss)
         offset = (20 + len(options)) << 2
-        ports = self.remote_port, self.guest_port
-        numbers = sequence, acknowledgment, offset, flags, window, partial, 0
-        if len(self.guest) == 4:
-            total = 20 + tcp_bytes
-            # RFC 1071: the header's sum from its parts; 0x4500 version and length, 0x4000 DF, 0x4006 TTL and protocol
-            header_sum = ~fold(self._address_sum + 0x4500 + total + 0x4000 + 0x4006) & 0xFFFF
-            headers = _HEADERS4.pack(
-                0x45, 0, total, 0, 0x4000, TTL, TCP, header_sum, self.remote, self.guest, *ports, *numbers
-            )
-        else:
-            headers = _HEADERS6.pack(6 << 28, tcp_bytes, TCP, TTL, self.remote, self.guest, *ports, *numbers)
-        if length > mss:
-            if mss != self._mss:
-                self._mss = mss
-                self._plain, self._segmented = self._heads(mss)
-            head = self._segmented + headers
-        else:
-            head = self._plain + headers
+        head = self._head + _NUMBERS.pack(sequence, acknowledgment, offset, flags, window, self._partial_sum, 0)
         if options:
             head += options
+        self.ack_by = NEVER
         try:
             if length:
                 self.endpoint.writev((head, payload))
                 if length <= tcp_flow.SMALL_BYTES:
                     self._connections.poller.answer_expected = True
+                    self.endpoint.has_asked = False
             else:
                 self.endpoint.writev((head,))
         except OSError as error:  # others: it is lost
@@ -216,7 +221,9 @@ class Connection:
         """The socket's turn."""
         now = time.monotonic()
         flow = self.flow
-        if flow.state == tcp_flow.CONNECTING:
+        if events == READ and flow.state == tcp_flow.OPEN:
+            flow.host_readable(now, READS // self._connections.poller.ready_count)
+        elif flow.state == tcp_flow.CONNECTING:
             failure = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) if self._socket else errno.EPIPE
             if failure:
                 self.refused(failure)

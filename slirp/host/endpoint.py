@@ -24,7 +24,8 @@ GATEWAY_MAC = bytes.fromhex("020000000001")
 class Endpoint:
     """`address` (IPv4, 4 bytes) and `address6` (16) are the guest's, b"" where it has none; with `prefix6` (8 bytes)
     it also makes itself addresses in that prefix, but for `reserved` ones. `mtu` bounds the segments told to the
-    guest; `flows` (of them `half_open`), `datagrams` and `queries` count what it has open."""
+    guest; `flows` (of them `half_open`), `datagrams` and `queries` count what it has open. `has_asked`: a small piece
+    of its has gone to the host, and since then none has come for it."""
 
     def __init__(
         self,
@@ -41,6 +42,7 @@ class Endpoint:
         self.endpoint_id = endpoint_id
         self.tap = tap
         self.mac = mac
+        self.usual_head = GATEWAY_MAC + mac  # of its frames
         self.address = address
         self.address6 = address6
         self.mtu = mtu
@@ -52,6 +54,7 @@ class Endpoint:
         self.half_open = 0
         self.datagrams = 0
         self.queries = 0
+        self.has_asked = False
         self._owned = {owned for owned in (address, address6) if owned}
         self._prefix6, self._reserved = prefix6, frozenset(reserved)
         if address6 or prefix6:

@@ -46,7 +46,8 @@ class Poller:
 
     def run_once(self, timeout_seconds: float) -> None:
         """Wait, and call."""
-        self._removed.clear()
+        if self._removed:
+            self._removed.clear()
         ready = self._answer(timeout_seconds) if self.answer_expected else self._epoll.poll(timeout_seconds, 256)
         self.ready_count = len(ready)
         for fd, events in ready:
@@ -56,15 +57,21 @@ class Poller:
     def _answer(self, timeout_seconds: float) -> list[tuple[int, int]]:
         """Wait for what should come soon."""
         self.answer_expected = False
-        poll, clock = self._epoll.poll, time.perf_counter
+        poll = self._epoll.poll
+        expected, ready, spun = self._answer_seconds, poll(0, 256), False
+        if ready:  # most often, where all share one processor
+            self._answer_seconds -= expected / _SMOOTHING
+            return ready
+        clock = time.perf_counter
         start = now = clock()
-        expected, ready, spun = self._answer_seconds, [], False
         if expected < SPIN_SECONDS:
             until = start + max(_LEAST, min(SPIN_SECONDS, 2 * expected))
-            while not (ready := poll(0, 256)) and now < until:
+            while now < until:
                 os.sched_yield()  # who is to answer may be waiting for this very processor
                 now = clock()
-            spun = bool(ready)
+                if ready := poll(0, 256):
+                    spun = True
+                    break
         if not ready:
             ready = poll(timeout_seconds, 256)
         taken = clock() - start

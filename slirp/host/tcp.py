@@ -18,7 +18,7 @@ from slirp.host.outbound import Outbound
 from slirp.host.poller import Poller
 from slirp.stack import tcp_flow
 from slirp.stack.recovery import NEVER
-from slirp.wire import tcp, virtio
+from slirp.wire import ethernet, ipv4, tcp, virtio
 from slirp.wire.checksum import checksum, pseudo_sum
 from slirp.wire.ip import TCP, Packet
 
@@ -30,8 +30,12 @@ ACK_SECONDS = 0.001  # how long an acknowledgment may wait; RFC 9293 3.8.6.3 all
 TIMER_SECONDS, VISIT_SECONDS = 0.001, 1e-5  # between two looks at timers, at least; and for each timer
 _KIND = virtio.HEADER_BYTES + 12  # of a frame with its virtio header: where the Ethernet type is
 _IP = virtio.HEADER_BYTES + 14
-_SIMPLE4, _SIMPLE6 = b"\x08\x00\x45", b"\x86\xdd"  # IPv4 without options, IPv6
-_PORTS_AND_REST = struct.Struct("!HHIIBBH")  # a TCP header up to its window
+_TCP4, _TCP6 = _IP + 20, _IP + 40
+# From the Ethernet type to TCP's window, where IP has no options: type, version, length, (pieces,) protocol; addresses
+# and ports, which stand side by side; sequence, acknowledgment, offset, flags, window.
+_SIMPLE4, _SIMPLE6 = struct.Struct("!HBxH2xHxB2x12sIIBBH"), struct.Struct("!HB3xHBx36sIIBBH")
+_IPV4_FIRST = ethernet.IPV4 >> 8
+_PIECES = ipv4.MORE_FRAGMENTS | ipv4.OFFSET_MASK
 _CHECKSUM_KNOWN = virtio.NEEDS_CSUM | virtio.DATA_VALID
 _HALF_OPEN = (tcp_flow.CONNECTING, tcp_flow.SYN_RECEIVED, tcp_flow.SYN_SENT)
 _ENDED = (tcp_flow.CLOSED, tcp_flow.LINGERING)
@@ -54,12 +58,13 @@ class Connections:
         self._by_key: dict[bytes, Connection] = {}
         self._timed: set[Connection] = set()
         self._next_timer = NEVER  # not after the first of theirs
+        self._patient: set[Connection] = set()  # their acknowledgments wait for data to carry them
+        self._acks_due = NEVER  # not after the first of theirs
+        self.due = NEVER  # when to `act`
         self._lingering: dict[Connection, None] = {}  # in the order they ended
         self._half_open: set[Connection] = set()
         self._acknowledged: list[Connection] = []  # by bare acknowledgments of this batch
         self._unacknowledged: list[Connection] = []
-        self._patient: list[Connection] = []  # acknowledgments that wait for data to carry them
-        self._patient_until = 0.0
         self._next_reap = 0.0
 
     # ------------------------------------------------------------------------------------------------ from guests
@@ -89,92 +94,117 @@ class Connections:
     def known(self, endpoint: Endpoint, frame: bytearray, view: memoryview, length: int) -> bool:
         """A frame, with its virtio header, that may be a whole TCP segment of a connection we know: almost all are.
         False: it is something else, or not as simple; nothing has been done then."""
-        if frame[_KIND : _KIND + 3] == _SIMPLE4:
-            start = _IP + 20
-            if frame[_IP + 9] != TCP or frame[_IP + 6] & 0x3F or frame[_IP + 7] or length < start + tcp.HEADER_BYTES:
+        if length < _TCP4 + tcp.HEADER_BYTES:
+            return False
+        if frame[_KIND] == _IPV4_FIRST:
+            fields = _SIMPLE4.unpack_from(frame, _KIND)
+            kind, first, total, pieces, protocol, key, sequence, acknowledgment, offset, flags, window = fields
+            if kind != ethernet.IPV4 or first != 0x45 or protocol != TCP or pieces & _PIECES:
                 return False
-            end = _IP + (frame[_IP + 2] << 8 | frame[_IP + 3])
-            connection = self._by_key.get(bytes(view[_IP + 12 : start + 4]))  # addresses and ports stand side by side
-            if connection is None or int.from_bytes(view[_IP:start], "big") % 0xFFFF:
+            connection = self._by_key.get(key)
+            if connection is None or int.from_bytes(view[_IP:_TCP4], "big") % 0xFFFF:
                 return False
-        elif frame[_KIND : _KIND + 2] == _SIMPLE6:
-            start = _IP + 40
-            if frame[_IP + 6] != TCP or frame[_IP] >> 4 != 6 or length < start + tcp.HEADER_BYTES:
+            start, end = _TCP4, _IP + total
+        elif length >= _TCP6 + tcp.HEADER_BYTES:
+            fields = _SIMPLE6.unpack_from(frame, _KIND)
+            kind, first, total, protocol, key, sequence, acknowledgment, offset, flags, window = fields
+            if kind != ethernet.IPV6 or first >> 4 != 6 or protocol != TCP:
                 return False
-            end = start + (frame[_IP + 4] << 8 | frame[_IP + 5])
-            connection = self._by_key.get(bytes(view[_IP + 8 : start + 4]))
+            connection = self._by_key.get(key)
             if connection is None:
                 return False
+            start, end = _TCP6, _TCP6 + total
         else:
             return False
-        fields = _PORTS_AND_REST.unpack_from(view, start)
-        source_port, destination_port, sequence, acknowledgment, offset, flags, window = fields
-        options_end = start + (offset >> 4) * 4
+        header_end = start + tcp.HEADER_BYTES
+        options_end = start + ((offset & 0xF0) >> 2)
         if (
             connection.endpoint is not endpoint
             or flags & (tcp.SYN | tcp.RST)
             or not frame[0] & _CHECKSUM_KNOWN
-            or not start + tcp.HEADER_BYTES <= options_end <= end <= length
+            or not header_end <= options_end <= end <= length
         ):
             return False
+        flow, now = connection.flow, time.monotonic()
         payload = view[options_end:end]
-        header_end = start + tcp.HEADER_BYTES
         options = b"" if options_end == header_end else bytes(view[header_end:options_end])
-        segment = tcp.Segment(source_port, destination_port, sequence, acknowledgment, flags, window, options, payload)
-        if end == options_end and flags == tcp.ACK and not options and sequence == connection.flow.receive_next:
-            earlier, connection.acknowledgment = connection.acknowledgment, segment
-            if earlier is None:
-                self._acknowledged.append(connection)
-            elif earlier.acknowledgment == acknowledgment:
-                connection.flow.segment(earlier, time.monotonic())  # how often it is said counts
+        bare = flags == tcp.ACK and end == header_end
+        if not (options or bare or flags & tcp.FIN or connection.acknowledgment is not None) and flow.predicted(
+            sequence, acknowledgment, window, payload, now
+        ):
+            self._heard(connection, now)
+            return True
+        ports = connection.guest_port, connection.remote_port
+        segment = tcp.Segment(*ports, sequence, acknowledgment, flags, window, options, payload)
+        if bare and sequence == flow.receive_next:
+            self._bare(connection, segment)
         else:
-            self._segment(connection, segment, time.monotonic())
+            self._segment(connection, segment, now)
         return True
 
+    def _bare(self, connection: Connection, segment: tcp.Segment) -> None:
+        """An acknowledgment alone waits for the next, which tells more; but how often the same is said counts."""
+        earlier = connection.acknowledgment
+        if earlier is None:
+            self._acknowledged.append(connection)
+        elif earlier.acknowledgment == segment.acknowledgment:
+            connection.hand_on(time.monotonic())
+        connection.acknowledgment = segment
+
     def _segment(self, connection: Connection, segment: tcp.Segment, now: float) -> None:
-        flow = connection.flow
-        if connection.acknowledgment is not None:
-            acknowledgment, connection.acknowledgment = connection.acknowledgment, None
-            flow.segment(acknowledgment, now)
-        flow.segment(segment, now)
-        if flow.ack_due:
-            self._unacknowledged.append(connection)
+        connection.hand_on(now)
+        connection.flow.segment(segment, now)
+        self._heard(connection, now)
+
+    def _heard(self, connection: Connection, now: float) -> None:
+        """A flow has had a segment."""
+        if connection.flow.ack_due:
+            self._owed(connection, now)
         self.touched(connection)
 
+    def _owed(self, connection: Connection, now: float) -> None:
+        """A flow has something to acknowledge: once for a batch of frames, and what is but a small piece waits for the
+        answer, which carries it if it comes soon."""
+        if connection.flow.ack_urgent:
+            self._unacknowledged.append(connection)
+            return
+        self.poller.answer_expected = True
+        if connection.ack_by == NEVER:
+            connection.ack_by = now + ACK_SECONDS
+            self._patient.add(connection)
+            self._acks_due = min(self._acks_due, connection.ack_by)
+            self.due = min(self.due, connection.ack_by)
+
     def flush(self) -> None:
-        """After a batch of frames: one acknowledgment a flow. One for a small piece waits for the answer, which carries
-        it if it comes soon. Of the guest's own the last of several in a row tells all."""
+        """After a batch of frames: one acknowledgment a flow. Of the guest's own the last of several in a row tells
+        all."""
         if self._acknowledged:
             now = time.monotonic()
             for connection in self._acknowledged:
-                segment = connection.acknowledgment
-                if segment is not None:
-                    connection.acknowledgment = None
-                    self._segment(connection, segment, now)
+                if connection.acknowledgment is not None:
+                    connection.hand_on(now)
+                    self._heard(connection, now)
             self._acknowledged.clear()
         if self._unacknowledged:
             for connection in self._unacknowledged:
-                if connection.flow.ack_urgent:
-                    connection.flow.flush_ack()
-                elif connection.flow.ack_due:
-                    if not self._patient:
-                        self._patient_until = time.monotonic() + ACK_SECONDS
-                    self._patient.append(connection)
-                    self.poller.answer_expected = True
+                connection.flow.flush_ack()
             self._unacknowledged.clear()
 
-    def patience_seconds(self, now: float) -> float:
-        """Within which `answer` and `timers` should be called."""
-        if self._patient:
-            return ACK_SECONDS
-        return max(0.0, self._next_timer - now)
+    def act(self, now: float) -> None:
+        """At `due`, or any time: acknowledge what nothing has carried, and timers."""
+        if now >= self._acks_due:
+            self._acknowledge(now)
+        if now >= self._next_timer:
+            self._timers(now)
+        self.due = min(self._acks_due, self._next_timer)
 
-    def answer(self, now: float) -> None:
-        """Acknowledge what nothing has carried."""
-        if now >= self._patient_until:
-            for connection in self._patient:
+    def _acknowledge(self, now: float) -> None:
+        for connection in self._patient:
+            if connection.ack_by <= now:
                 connection.flow.flush_ack()
-            self._patient.clear()
+                connection.ack_by = NEVER
+        self._patient = {connection for connection in self._patient if connection.ack_by != NEVER}
+        self._acks_due = min((connection.ack_by for connection in self._patient), default=NEVER)
 
     def _open(self, endpoint: Endpoint, key: bytes, packet: Packet, segment: tcp.Segment, now: float) -> None:
         if endpoint.half_open >= MAX_HALF_OPEN:
@@ -265,6 +295,7 @@ class Connections:
                 connection.endpoint.flows -= 1
         self._whole(connection)
         self._timed.discard(connection)
+        self._patient.discard(connection)
         connection.acknowledgment = None
         connection.close(reset=False)
 
@@ -276,31 +307,32 @@ class Connections:
 
     def touched(self, connection: Connection) -> None:
         """After anything has happened to a flow."""
-        if self._half_open and connection.flow.state not in _HALF_OPEN:
+        flow = connection.flow
+        if self._half_open and flow.state not in _HALF_OPEN:
             self._whole(connection)
-        timer = connection.flow.timer
+        timer = flow.timer
         if timer != NEVER:
             self._timed.add(connection)
             if timer < self._next_timer:
                 self._next_timer = timer
-            if connection.flow.state == tcp_flow.LINGERING and connection not in self._lingering:
+                self.due = min(self.due, timer)
+            if flow.state == tcp_flow.LINGERING and connection not in self._lingering:
                 self._lingering[connection] = None
                 connection.endpoint.flows -= 1
                 if len(self._lingering) > MAX_LINGERING:
                     self._drop(next(iter(self._lingering)))
-        else:
-            self._timed.discard(connection)
-            if connection.flow.state == tcp_flow.CLOSED:
-                self._drop(connection)
+        elif flow.state == tcp_flow.CLOSED:
+            self._drop(connection)
 
-    def timers(self, now: float) -> None:
-        """Those that are due."""
-        if now < self._next_timer:
-            return
+    def _timers(self, now: float) -> None:
+        """Those that are due. Who has none any more is forgotten only here: with requests and answers it comes and goes
+        each time."""
         self._next_timer = NEVER
         for connection in list(self._timed):
             connection.flow.tick(now)
             self.touched(connection)
+            if connection.flow.timer == NEVER:
+                self._timed.discard(connection)
         self._next_timer = max(self._next_timer, now + TIMER_SECONDS, now + len(self._timed) * VISIT_SECONDS)
 
     def tick(self, now: float) -> None:
@@ -320,7 +352,6 @@ class Connections:
             connection.close(reset=True)
             self._drop(connection)
         self._unacknowledged = [c for c in self._unacknowledged if c.endpoint is not endpoint]
-        self._patient = [c for c in self._patient if c.endpoint is not endpoint]
 
 
 def refuse(endpoint: Endpoint, packet: Packet, segment: tcp.Segment) -> None:

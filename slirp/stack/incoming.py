@@ -47,10 +47,14 @@ class Incoming:
 
     def window(self, most: int = RECEIVE_WINDOW) -> int:
         """Bytes to offer now."""
-        room = max(0, min(most, RECEIVE_WINDOW - self.kept_bytes - self._early.held_bytes))
-        edge = (self.expected + room) & MASK
-        if distance(edge, self._edge) > 0:
-            self._edge = edge
+        room = RECEIVE_WINDOW - self.kept_bytes - self._early.held_bytes
+        if room > most:
+            room = most
+        if room >= 0:
+            edge = (self.expected + room) & MASK
+            if (edge - self._edge) & MASK <= MASK >> 1:
+                self._edge = edge
+                return room
         return max(0, distance(self._edge, self.expected))
 
     def blocks(self) -> list[tuple[int, int]]:
@@ -58,6 +62,23 @@ class Incoming:
         again = [self._repeated] if self._repeated else []
         self._repeated = None
         return again + self._early.blocks(MAX_BLOCKS - len(again))
+
+    def expected_data(self, sequence: int, payload: memoryview) -> bool:
+        """Payload that is next, within the window, where nothing else waits. False: it is not so, and nothing has been
+        done."""
+        if (
+            sequence != self.expected
+            or self._pending
+            or self._fin is not None
+            or self._early.held_bytes
+            or len(payload) > (self._edge - sequence) & MASK
+        ):
+            return False
+        taken = self._host.write(payload)
+        self.expected = (sequence + taken) & MASK
+        if taken < len(payload):
+            self._keep(payload[taken:])
+        return True
 
     def data(self, sequence: int, payload: memoryview, fin: bool) -> bool:
         """Payload and end. False: out of turn, seen before, or it has filled a gap."""
@@ -110,11 +131,15 @@ class Incoming:
             return
         taken = 0 if self._pending else self._host.write(data)
         self.expected = (self.expected + taken) & MASK
-        rest = len(data) - taken
-        if rest and self._buffers.hold(rest):
-            self.expected = (self.expected + rest) & MASK
-            self._pending.append(bytes(data[taken:]))
-            self.kept_bytes += rest
+        if taken < len(data):
+            self._keep(data[taken:])
+
+    def _keep(self, rest: memoryview) -> None:
+        """What the host has not taken; without memory the guest is to send it again."""
+        if self._buffers.hold(len(rest)):
+            self.expected = (self.expected + len(rest)) & MASK
+            self._pending.append(bytes(rest))
+            self.kept_bytes += len(rest)
 
     def drain(self) -> None:
         """The host's socket takes bytes again."""

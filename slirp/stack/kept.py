@@ -6,23 +6,12 @@ from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterator
 
-from slirp.stack.sequence import distance
+from slirp.stack.sequence import MASK, distance
 from slirp.stack.sides import Buffers
 
-
-class _Chunk:
-    """What one read of the host's socket gave."""
-
-    __slots__ = ("buffer", "data", "length", "sent_at", "sequence")
-
-    def __init__(
-        self, sequence: int, data: bytes | memoryview, length: int, buffer: memoryview | None, now: float
-    ) -> None:
-        self.sequence = sequence
-        self.data = data
-        self.length = length
-        self.buffer = buffer
-        self.sent_at = now
+# What one read of the host's socket gave: sequence number, data, length, buffer, when it was first sent. A plain tuple,
+# as it is made and taken apart for every answer.
+_Chunk = tuple[int, bytes | memoryview, int, memoryview | None, float]
 
 
 class Kept:
@@ -36,22 +25,25 @@ class Kept:
 
     def keep(self, sequence: int, data: bytes | memoryview, length: int, buffer: memoryview | None, now: float) -> None:
         """`buffer` is where `data` stands, given back with it; None where it was held (`Buffers.hold`)."""
-        self._chunks.append(_Chunk(sequence, data, length, buffer, now))
+        self._chunks.append((sequence, data, length, buffer, now))
 
     def acknowledged(self, acknowledgment: int) -> float:
         """Let go of what comes before this number. When the last of it was first sent; -1 for nothing whole."""
-        chunks, sent_at = self._chunks, -1.0
-        while chunks and distance(acknowledgment, chunks[0].sequence) >= chunks[0].length:
-            chunk = chunks.popleft()
-            self._let_go(chunk)
-            sent_at = chunk.sent_at
-        return sent_at
+        chunks, found = self._chunks, -1.0
+        while chunks:
+            sequence, _, length, buffer, sent_at = chunks[0]
+            if not length <= (acknowledgment - sequence) & MASK <= MASK >> 1:
+                break
+            chunks.popleft()
+            self._let_go(length, buffer)
+            found = sent_at
+        return found
 
-    def _let_go(self, chunk: _Chunk) -> None:
-        if chunk.buffer is not None:
-            self._buffers.give(chunk.buffer)
+    def _let_go(self, length: int, buffer: memoryview | None) -> None:
+        if buffer is not None:
+            self._buffers.give(buffer)
         else:
-            self._buffers.release(chunk.length)
+            self._buffers.release(length)
 
     def at(self, sequence: int, limit: int, gather: int) -> bytes | memoryview:
         """Up to `limit` bytes from this number on, b"" where there are none. Small pieces are put together up to
@@ -59,20 +51,20 @@ class Kept:
         chunks = self._chunks
         if not chunks:
             return b""
-        origin = chunks[0].sequence
+        origin = chunks[0][0]
         wanted = distance(sequence, origin)
-        index = bisect_right(chunks, wanted, key=lambda chunk: distance(chunk.sequence, origin)) - 1
-        chunk = chunks[max(0, index)]
-        start = distance(sequence, chunk.sequence)
-        if not 0 <= start < chunk.length:
+        index = max(0, bisect_right(chunks, wanted, key=lambda chunk: distance(chunk[0], origin)) - 1)
+        first, data, length, _, _ = chunks[index]
+        start = distance(sequence, first)
+        if not 0 <= start < length:
             return b""
-        found = chunk.data[start : start + limit]
+        found = data[start : start + limit]
         missing = min(limit, gather) - len(found)
         if missing <= 0:
             return found
         parts = [found]
         for later in range(index + 1, len(chunks)):
-            parts.append(chunks[later].data[:missing])
+            parts.append(chunks[later][1][:missing])
             missing -= len(parts[-1])
             if not missing:
                 break
@@ -80,10 +72,10 @@ class Kept:
 
     def sendings(self, sequence: int) -> Iterator[tuple[int, float]]:
         """How much was sent from this number on, and when."""
-        for chunk in self._chunks:
-            yield chunk.length - max(0, distance(sequence, chunk.sequence)), chunk.sent_at
+        for first, _, length, _, sent_at in self._chunks:
+            yield length - max(0, distance(sequence, first)), sent_at
 
     def clear(self) -> None:
-        for chunk in self._chunks:
-            self._let_go(chunk)
+        for _, _, length, buffer, _ in self._chunks:
+            self._let_go(length, buffer)
         self._chunks.clear()

@@ -183,6 +183,38 @@ class Flow:
                 self.fill(now)
             self._maybe_over(now)
 
+    def predicted(self, sequence: int, acknowledgment: int, window: int, payload: memoryview, now: float) -> bool:
+        """What nearly every segment with data is: the next, without options, while nothing is amiss (the idea is Van
+        Jacobson's header prediction). False: it is not, and nothing has been done."""
+        outstanding = (self.send_next - self.unacknowledged) & MASK
+        ahead = (acknowledgment - self.unacknowledged) & MASK
+        if self.state != OPEN or self._recovery is not None or self._blocked or ahead > outstanding or not window:
+            return False
+        try:
+            if not self._incoming.expected_data(sequence, payload):
+                return False
+        except HostReset:
+            self.abort()
+            return True
+        self.last_used = now
+        self.send_window = window << self._shift_out
+        self._dup_acks = 0
+        if ahead:
+            self.unacknowledged = acknowledgment
+            sent_at = self._kept.acknowledged(acknowledgment)
+            if sent_at >= 0:
+                self._timeout.measured(now - sent_at)
+            self._answered(now)
+            if ahead == outstanding:
+                self.timer = NEVER
+        self.ack_due = True
+        self._unanswered_bytes += len(payload)
+        if self._unanswered_bytes >= self._mss:
+            self.ack_urgent = True
+        if self._incoming.kept_bytes:
+            self._host.want(self._wants_read(), True)
+        return True
+
     def _answer_to_syn(self, segment: Segment, now: float) -> None:
         """RFC 9293 3.10.7.3."""
         flags = segment.flags
@@ -275,7 +307,7 @@ class Flow:
             self._timeout.restore()
         self._probed = False
         # one segment may be acknowledged late
-        few = distance(self.send_next, self.unacknowledged) <= 2 * self._mss
+        few = (self.send_next - self.unacknowledged) & MASK <= 2 * self._mss
         self.timer = self._deadline = now + self._timeout.probe_seconds + (DELAYED_ACK if few else 0.0)
 
     def _data(self, sequence: int, payload: memoryview, fin: bool) -> None:
@@ -311,7 +343,7 @@ class Flow:
         window = min(0xFFFF, incoming.window() >> self._shift_in)
         self.ack_due = self.ack_urgent = False
         self._unanswered_bytes = 0
-        options = tcp.emit_blocks(incoming.blocks()) if self._selective and not len(payload) else b""
+        options = b"" if payload or not self._selective else tcp.emit_blocks(incoming.blocks())
         return self._guest.transmit(flags, sequence, incoming.expected, window, options, payload, self._mss)
 
     def fill(self, now: float) -> bool:
@@ -319,8 +351,9 @@ class Flow:
         Whether another is likely to give more."""
         if self.host_ended or self.state != OPEN:
             return False
-        in_flight = distance(self.send_next, self.unacknowledged)
-        room = min(self.send_window, SEND_LIMIT) - in_flight
+        in_flight = (self.send_next - self.unacknowledged) & MASK
+        window, was_blocked = self.send_window, self._blocked
+        room = (window if window < SEND_LIMIT else SEND_LIMIT) - in_flight
         if self._recovery is not None:
             room = min(room, self._recovery.window - self._recovery.pipe)
         self._blocked = room <= 0 or (room < self._mss and in_flight > 0)  # no silly windows: RFC 9293 3.8.6.2.1
@@ -360,7 +393,8 @@ class Flow:
             room = count
             self._refused(count, now)
         self._blocked = room <= count
-        self._host.want(room > count, bool(self._incoming.kept_bytes))
+        if self._blocked or was_blocked:
+            self._host.want(not self._blocked, bool(self._incoming.kept_bytes))
         return count == len(buffer) and room > count
 
     def _end_to_guest(self, now: float) -> None:
@@ -378,7 +412,8 @@ class Flow:
         self.last_used = now
         while self.fill(now) and reads > 1:
             reads -= 1
-        self._maybe_over(now)
+        if self.host_ended:
+            self._maybe_over(now)
 
     def host_writable(self, now: float) -> None:
         """The host's socket takes bytes again."""

@@ -30,8 +30,10 @@ class Timeout:
         else:
             self._variation += (abs(self._srtt - seconds) - self._variation) / 4
             self._srtt += (seconds - self._srtt) / 8
-        self.probe_seconds = max(MIN_PROBE, 2 * self._srtt)
-        self.restore()
+        probe, seconds = 2 * self._srtt, self._srtt + 4 * self._variation
+        self.probe_seconds = MIN_PROBE if probe < MIN_PROBE else probe
+        self.seconds = MIN_RTO if seconds < MIN_RTO else min(MAX_RTO, seconds)
+        self._in_a_row = 0
 
     def back_off(self, most: float = MAX_RTO) -> None:
         """It has passed."""

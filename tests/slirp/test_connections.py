@@ -134,17 +134,36 @@ def test_a_small_piece_is_acknowledged_by_its_answer_or_soon_after(hand: Hand, l
     server, _ = listener.accept()
     with server:
         hand.send(tcp.ACK | tcp.PSH, b"question")
-        assert hand.connections.patience_seconds(0.0) == ACK_SECONDS
+        assert hand.connections.due <= time.monotonic() + ACK_SECONDS
         server.sendall(b"answer")
         hand.poller.run_once(5)
         answer = hand.receive()
         assert (bytes(answer.payload), answer.acknowledgment) == (b"answer", hand.sequence)
-        hand.connections.answer(time.monotonic() + 1)
+        hand.connections.act(time.monotonic() + ACK_SECONDS)
         hand.send(tcp.ACK | tcp.PSH, b"another")
-        hand.connections.answer(time.monotonic() + 1)
+        hand.connections.act(time.monotonic() + ACK_SECONDS)
         answer = hand.receive()
         assert (bytes(answer.payload), answer.acknowledgment) == (b"", hand.sequence)
-        assert hand.connections.patience_seconds(0.0) > ACK_SECONDS
+        assert hand.connections.due > time.monotonic() + ACK_SECONDS
+
+
+def test_an_answer_leaves_the_next_question_all_its_time(hand: Hand, listener: socket.socket) -> None:
+    """It carries the acknowledgment of one; the next may wait for its own answer as long again."""
+    server, _ = listener.accept()
+    with server:
+        hand.send(tcp.ACK | tcp.PSH, b"question", whole_checksum=False)
+        first = hand.connections.due
+        server.sendall(b"answer")
+        hand.poller.run_once(5)
+        assert bytes(hand.receive().payload) == b"answer"
+        hand.send(tcp.ACK | tcp.PSH, b"another", whole_checksum=False)
+        hand.connections.act(first)
+        hand.wire.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            hand.receive()
+        assert first < hand.connections.due
+        hand.connections.act(hand.connections.due)
+        assert hand.receive().acknowledgment == hand.sequence
 
 
 @pytest.fixture
@@ -159,6 +178,20 @@ def heard(monkeypatch: pytest.MonkeyPatch) -> list[tcp.Segment]:
 
     monkeypatch.setattr(tcp_flow.Flow, "segment", segment)
     return found
+
+
+def test_what_is_expected_takes_the_short_way(hand: Hand, listener: socket.socket, heard: list[tcp.Segment]) -> None:
+    server, _ = listener.accept()
+    with server:
+        for number in range(3):
+            hand.send(tcp.ACK | tcp.PSH, b"%d" % number, whole_checksum=False)
+            server.sendall(server.recv(1))
+            hand.poller.run_once(5)
+            assert bytes(hand.receive().payload) == b"%d" % number
+        assert heard == []
+        hand.sequence += 1
+        hand.send(tcp.ACK | tcp.PSH, b"after a hole", whole_checksum=False)
+        assert len(heard) == 1
 
 
 def test_of_bare_acknowledgments_in_a_row_the_last_tells_all(

@@ -87,7 +87,7 @@ class Fuzzed:
             for _ in range(4):
                 self.network._frames(endpoint)
         self.network._poller.run_once(0)
-        router.answer(time.monotonic())
+        router.connections.act(time.monotonic())
         router.tick(time.monotonic())
         for wire in self.wires:
             self.drain(wire)
@@ -234,6 +234,27 @@ def test_a_turn_is_short_while_others_wait(monkeypatch: pytest.MonkeyPatch) -> N
         fuzzed.fill([virtio.PLAIN + bytes(14)] * 8)
         fuzzed.network._frames(endpoint)
         assert fuzzed.left() == 8 - taken
+    fuzzed.close()
+
+
+def test_who_asks_is_read_no_further_until_the_host_has_answered() -> None:
+    """The second look would find nothing, most often; who asks again unanswered has more."""
+    fuzzed, taken = Fuzzed(), []
+    network = fuzzed.network
+    endpoint = network._endpoints["a"]
+
+    def known(*_: object) -> bool:
+        network._poller.answer_expected = True
+        return True
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(network._router.connections, "known", known)
+        for asked in (False, True):
+            endpoint.has_asked = asked
+            fuzzed.fill([virtio.PLAIN + GATEWAY_MAC + MAC + bytes(80)] * 4)
+            network._frames(endpoint)
+            taken.append(4 - fuzzed.left())
+    assert taken == [1, 4]
     fuzzed.close()
 
 
