@@ -8,7 +8,8 @@ arrived is on the way: the pipe (RFC 6675).
 
 The wire to the guest is a device, not a network: a loss says little about congestion, unless the device itself
 refuses frames. So the window of what may be on the way shrinks with losses down to FLOOR, where a bad wire is used
-well and no queue is flooded, and grows by an eighth a round trip until it is no limit any more."""
+well and no queue is flooded, and grows by an eighth a round trip until it is no limit any more: for the flow at all, or
+for one that sends little, as it was for a whole round trip (RFC 7661 4.1: no more than half of the window)."""
 
 from __future__ import annotations
 
@@ -49,15 +50,19 @@ class Recovery:
 
     __slots__ = (
         "_end",
+        "_grown",
         "_highest",
         "_latest",
         "_limit",
+        "_most",
         "_mss",
         "_origin",
         "_pieces",
         "_recover",
         "_reordered",
+        "_round",
         "_shortest",
+        "_spare",
         "_trip",
         "_una",
         "due",
@@ -74,6 +79,10 @@ class Recovery:
         self._pieces: list[_Piece] = []
         self.pipe = 0
         self.due = NEVER
+        self._grown = 0  # what the window is to grow by, in parts of GROWTH
+        self._round = 0  # a round trip is over once this position is acknowledged
+        self._most = 0  # that was on the way in this one
+        self._spare = False  # half of the window was left in the last
         self._recover = 0  # losses before this position are of one episode
         self._highest = 0  # the end of what has arrived furthest
         self._latest = (-1.0, 0)  # of what was sent last and has arrived: when, and its end
@@ -92,7 +101,7 @@ class Recovery:
     @property
     def over(self) -> bool:
         """All is well, and the window no limit."""
-        return self.window >= self._limit and self.due == NEVER and not self.troubled
+        return (self._spare or self.window >= self._limit) and self.due == NEVER and not self.troubled
 
     @property
     def repairing(self) -> bool:
@@ -112,7 +121,13 @@ class Recovery:
         else:
             self._pieces.append(_Piece(self._end, end, now))
         self._end = end
+        self._put(length)
+
+    def _put(self, length: int) -> None:
+        """On the way."""
         self.pipe += length
+        if self.pipe > self._most:
+            self._most = self.pipe
 
     def refused(self, length: int, now: float) -> None:
         """The device did not take the last `length` new bytes."""
@@ -127,6 +142,7 @@ class Recovery:
         """The device takes no more than it has now."""
         self.window = max(self._mss, min(self.window, self.pipe))
         self.due = min(self.due, now + RETRY_SECONDS)
+        self._new_round()
 
     # ------------------------------------------------------------------------------------------------ the guest speaks
     def acknowledged(self, acknowledgment: int, blocks: Sequence[tuple[int, int]], now: float) -> bool:
@@ -143,8 +159,17 @@ class Recovery:
             if position < start < end <= self._end:  # else it is of before, or invented
                 delivered += self._mark(start, end, now)
         if delivered:
-            self.window = min(self._limit, self.window + (delivered if self.window < FLOOR else delivered // GROWTH))
+            self._grow(delivered)
+            if position >= self._round:
+                self._spare = una >= self._recover and 2 * self._most <= self.window  # not while it was repaired
+                self._round, self._most = self._end, self.pipe
         return bool(delivered) or (self.pipe, self._una) != before
+
+    def _grow(self, delivered: int) -> None:
+        """An eighth of it counts, however few bytes come at once."""
+        self._grown += delivered if self.window >= FLOOR else GROWTH * delivered
+        whole, self._grown = divmod(self._grown, GROWTH)
+        self.window = min(self._limit, self.window + whole)
 
     def _pass(self, position: int, now: float) -> int:
         """All up to here has arrived."""
@@ -247,6 +272,11 @@ class Recovery:
             flight = min(self.window, self._end - self._una)
             self.window = max(min(FLOOR, self.window), int(flight * SHRINK))
             self._recover = self._end
+            self._new_round()
+
+    def _new_round(self) -> None:
+        """The window has become smaller: whether it is a limit is to be seen."""
+        self._round, self._most, self._spare = self._end, self.pipe, False
 
     def head_lost(self) -> None:
         """By duplicate acknowledgments of a guest that has no selective ones (RFC 6582)."""
@@ -269,6 +299,7 @@ class Recovery:
         self.due = NEVER
         self.window = min(self.window, AFTER_TIMEOUT * self._mss)
         self._recover = self._end
+        self._new_round()
 
     # ------------------------------------------------------------------------------------------------ sending again
     def next_lost(self) -> tuple[int, int] | None:
@@ -286,7 +317,7 @@ class Recovery:
         if piece.after - piece.first > length:
             pieces.insert(index + 1, piece.cut(piece.first + length))
         piece.lost, piece.again, piece.sent_at = False, True, now
-        self.pipe += piece.after - piece.first
+        self._put(piece.after - piece.first)
         before = pieces[index - 1] if index else None
         if before is not None and before.again and before.sent_at == now and not (before.arrived or before.lost):
             before.after = piece.after

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from itertools import pairwise
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -92,6 +93,61 @@ def test_losses_shrink_the_window_to_its_floor_and_it_grows_again() -> None:
     assert min(windows) >= FLOOR
     assert windows[20] < 2 * FLOOR
     assert windows[-1] == LIMIT
+
+
+def repaired(length: int) -> Recovery:
+    """So much was sent, the first of it lost; now all has arrived."""
+    recovery = Recovery(START, [(length, 0.0)], MSS, LIMIT)
+    rest = (START + MSS) & MASK, (START + length) & MASK
+    recovery.acknowledged(START, [rest], 0.001)
+    recovery.look(0.1)
+    while (lost := recovery.next_lost()) is not None:
+        recovery.resent(lost[1], 0.1)
+    recovery.acknowledged(rest[1], [], 0.101)
+    recovery.look(0.101)
+    return recovery
+
+
+@pytest.mark.parametrize("waiting", [0, 1])
+def test_it_is_over_for_who_sends_little_once_that_has_arrived(waiting: int) -> None:
+    """Questions and answers, each before (or after) the one before it has arrived. The window would need megabytes of
+    them to grow."""
+    sent = 1000
+    recovery = repaired(sent)
+    assert recovery.window < LIMIT
+    assert not recovery.over
+    for number in range(3):
+        recovery.sent(1, 0.2 + number)
+        sent += 1
+        recovery.acknowledged((START + sent - waiting) & MASK, [], 0.201 + number)
+        recovery.look(0.201 + number)
+    assert recovery.over
+
+
+def test_it_is_not_over_for_who_fills_the_window() -> None:
+    sent = 2 * FLOOR
+    recovery, now, rounds = repaired(sent), 0.2, 0
+    while not recovery.over:
+        assert recovery.window < LIMIT
+        rounds, now, first = rounds + 1, now + 0.001, sent
+        sent += recovery.window
+        for position in range(first, sent, MSS):
+            recovery.sent(min(MSS, sent - position), now)
+        for position in range(first + MSS, sent + 1, MSS):
+            recovery.acknowledged((START + position) & MASK, [], now)
+        recovery.acknowledged((START + sent) & MASK, [], now)
+        recovery.look(now)
+        assert rounds < 40
+    assert recovery.window == LIMIT
+
+
+def test_few_bytes_make_the_window_grow_as_well() -> None:
+    recovery = repaired(2 * FLOOR)
+    before = recovery.window
+    recovery.sent(before, 0.2)
+    for position in range(4, 804, 4):
+        recovery.acknowledged((START + 2 * FLOOR + position) & MASK, [], 0.2)
+    assert recovery.window == before + 100
 
 
 def test_small_pieces_are_sent_again_together() -> None:

@@ -391,6 +391,23 @@ def test_a_device_that_is_full_is_tried_again_soon() -> None:
     assert b"".join(payload for _, _, _, payload in hand.sent) == b"x" * 1540
 
 
+def test_after_a_loss_questions_and_answers_soon_cost_what_they_did() -> None:
+    hand = lossy(5000)
+    told(hand, 5001, (6461, 10001), now=0.001)
+    hand.flow.tick(0.01)
+    told(hand, 10001, now=0.011)
+    question = 1000
+    for number in range(5):
+        now = 1.0 + number
+        hand.host.data = b"!"
+        hand.flow.host_readable(now)
+        quick = hand.flow.predicted(question, 10002 + number, 1000, memoryview(b"?"), now)
+        if not quick:
+            hand.flow.segment(segment(ACK | PSH, question, 10002 + number, b"?", window=1000), now)
+        question += 1
+    assert quick
+
+
 def test_the_guest_is_told_what_came_out_of_turn() -> None:
     hand = ByHand(MemoryHost(ends=False), options=SELECTIVE)
     hand.open()
