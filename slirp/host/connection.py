@@ -15,6 +15,7 @@ from typing import Protocol
 from slirp.host.endpoint import Endpoint
 from slirp.host.poller import ERROR, FAILED, READ, WRITE, Poller
 from slirp.stack import tcp_flow
+from slirp.stack.outgoing import SMALL_BYTES
 from slirp.stack.recovery import NEVER
 from slirp.stack.sides import HostReset
 from slirp.stack.tcp_flow import Flow
@@ -147,7 +148,7 @@ class Connection:
         try:
             if length:
                 self.endpoint.writev((head, payload))
-                if length <= tcp_flow.SMALL_BYTES:
+                if length <= SMALL_BYTES:
                     self._connections.poller.answer_expected = True
                     self.endpoint.has_asked = False
             else:
@@ -212,7 +213,7 @@ class Connection:
         if code is None:
             self.flow.host_refused()
             return
-        sequence = (self.flow.receive_next - 1) & 0xFFFFFFFF  # of the guest's SYN, by which it knows it again
+        sequence = (self.flow.incoming.expected - 1) & 0xFFFFFFFF  # of the guest's SYN, by which it knows it again
         syn = tcp.emit_header(self.guest_port, self.remote_port, sequence, 0, tcp.SYN, 0)
         self.flow.host_unreachable()
         self.endpoint.send_unreachable(code, Packet(self.guest, self.remote, TCP, TTL, 0, 0, memoryview(syn)))
@@ -232,7 +233,7 @@ class Connection:
         else:
             if events & WRITE:
                 flow.host_writable(now)
-            if events & READ or (events & FAILED and not flow.host_ended):
+            if events & READ or (events & FAILED and not flow.outgoing.host_ended):
                 flow.host_readable(now, READS // self._connections.poller.ready_count)
             elif events & ERROR:
                 flow.abort()

@@ -136,7 +136,7 @@ class Connections:
             return True
         ports = connection.guest_port, connection.remote_port
         segment = tcp.Segment(*ports, sequence, acknowledgment, flags, window, options, payload)
-        if bare and sequence == flow.receive_next:
+        if bare and sequence == flow.incoming.expected:
             self._bare(connection, segment)
         else:
             self._segment(connection, segment, now)
@@ -310,7 +310,7 @@ class Connections:
         flow = connection.flow
         if self._half_open and flow.state not in _HALF_OPEN:
             self._whole(connection)
-        timer = flow.timer
+        timer = flow.outgoing.timer
         if timer != NEVER:
             self._timed.add(connection)
             if timer < self._next_timer:
@@ -331,7 +331,7 @@ class Connections:
         for connection in list(self._timed):
             connection.flow.tick(now)
             self.touched(connection)
-            if connection.flow.timer == NEVER:
+            if connection.flow.outgoing.timer == NEVER:
                 self._timed.discard(connection)
         self._next_timer = max(self._next_timer, now + TIMER_SECONDS, now + len(self._timed) * VISIT_SECONDS)
 
@@ -341,8 +341,7 @@ class Connections:
             self._next_reap = now + 60
             for connection in list(self._by_key.values()):
                 flow = connection.flow
-                half = flow.guest_ended != flow.host_ended
-                if half and now - flow.last_used > HALF_CLOSED_SECONDS:
+                if flow.half_closed and now - flow.last_used > HALF_CLOSED_SECONDS:
                     flow.abort()
                     self.touched(connection)
 

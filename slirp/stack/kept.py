@@ -1,4 +1,4 @@
-"""Bytes sent to the guest, until it has acknowledged them. Pure. Used by `tcp_flow`."""
+"""Bytes sent to the guest, until it has acknowledged them. Pure. Used by `outgoing`."""
 
 from __future__ import annotations
 

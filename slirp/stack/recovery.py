@@ -1,4 +1,4 @@
-"""Which of the bytes sent to the guest are lost, and how many may be on the way at once. Pure. Used by `tcp_flow`,
+"""Which of the bytes sent to the guest are lost, and how many may be on the way at once. Pure. Used by `outgoing`,
 which has one from the moment something is amiss until all is well again: while nothing is, nothing is counted.
 
 What was sent is a list of pieces: ranges that were sent at one time. The guest's selective acknowledgments (RFC 2018)

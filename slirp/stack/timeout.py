@@ -1,5 +1,5 @@
 """How long a flow waits for an acknowledgment: before it sends again (RFC 6298), and before it asks whether its last
-segment has arrived (RFC 8985 7, tail loss probes). Pure. Used by `tcp_flow`.
+segment has arrived (RFC 8985 7, tail loss probes). Pure. Used by `outgoing`.
 
 Not as the RFCs have it, because the guest is near and no network is between that could be congested: the minimum and
 the maximum are smaller, and the first few time-outs in a row are not doubled (as Linux' tcp_thin_linear_timeouts)."""

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from slirp.host.buffers import SIZE
 from slirp.stack import tcp_flow
 from slirp.stack.incoming import RECEIVE_WINDOW
+from slirp.stack.outgoing import SEND_LIMIT
 from slirp.stack.tcp_flow import Flow
 from slirp.stack.timeout import FIRST_RTO
 from slirp.testing import Faults, FaultyLink, MemoryHost, PlainBuffers
@@ -50,7 +51,7 @@ class Pair:
         flows = (self.opener, self.taker)
         over = (tcp_flow.CLOSED, tcp_flow.LINGERING)
         while self.now < seconds and (self.now == 0.0 or any(flow.state not in over for flow in flows)):
-            due = [link.next_due for link in self.links] + [max(flow.timer, self.now + 1e-4) for flow in flows]
+            due = [link.next_due for link in self.links] + [max(flow.outgoing.timer, self.now + 1e-4) for flow in flows]
             self.now = min(self.now + 0.05, *due)
             for link in self.links:
                 link.now = self.now
@@ -62,7 +63,7 @@ class Pair:
                     flow.host_readable(self.now)
                 if host.wants[1] and host.capacity:
                     flow.host_writable(self.now)
-                if self.now >= flow.timer:
+                if self.now >= flow.outgoing.timer:
                     flow.tick(self.now)
 
 
@@ -112,7 +113,7 @@ def test_a_slow_reader_shuts_the_window_and_loses_nothing(seed: int) -> None:
     pair.run(seconds=1)
     assert len(reader.received) == 0
     held = len(data) - len(sender.data)
-    assert held <= RECEIVE_WINDOW + tcp_flow.SEND_LIMIT
+    assert held <= RECEIVE_WINDOW + SEND_LIMIT
     reader.capacity = 1 << 30
     pair.run(seconds=pair.now + 600)
     assert bytes(reader.received) == data
@@ -368,7 +369,7 @@ def test_what_has_only_changed_places_is_not_sent_again() -> None:
 def test_the_tail_is_asked_for_before_the_time_out() -> None:
     hand = lossy(5000)
     told(hand, 6001, now=0.001)
-    due = hand.flow.timer
+    due = hand.flow.outgoing.timer
     hand.flow.tick(due)
     assert spans(hand) == [(8541, 1460)]
     told(hand, 6001, (8541, 10001), now=due + 0.001)
@@ -383,7 +384,7 @@ def test_a_device_that_is_full_is_tried_again_soon() -> None:
     hand.flow.host_readable(0.0)
     hand.sent.clear()
     hand.takes = True
-    assert hand.flow.timer < 0.01
+    assert hand.flow.outgoing.timer < 0.01
     hand.flow.tick(0.01)
     hand.flow.tick(0.02)
     assert sum(length for _, length in spans(hand)) >= 1460

@@ -225,7 +225,7 @@ class TcpMachine(RuleBasedStateMachine):
             if self.host.wants[0]:
                 self.flow.host_readable(self.now)
             if not self.in_flight:
-                self.now = min(self.flow.timer, self.now + 100)
+                self.now = min(self.flow.outgoing.timer, self.now + 100)
                 self.flow.tick(self.now)
         assert self.reset or self.in_order == self.sent_by_host
 
@@ -242,19 +242,21 @@ class TcpMachine(RuleBasedStateMachine):
         if not hasattr(self, "flow"):
             return
         assert self.buffers.held <= HELD_LIMIT
-        if self.flow._recovery is not None:
-            pieces = self.flow._recovery._pieces
-            assert sum(p.after - p.first for p in pieces) == distance(self.flow.send_next, self.flow.unacknowledged)
+        if self.flow.outgoing.recovery is not None:
+            pieces = self.flow.outgoing.recovery._pieces
+            assert sum(p.after - p.first for p in pieces) == distance(
+                self.flow.outgoing.send_next, self.flow.outgoing.unacknowledged
+            )
             on_the_way = sum(p.after - p.first for p in pieces if not (p.lost or p.arrived))
-            assert self.flow._recovery.pipe == on_the_way
+            assert self.flow.outgoing.recovery.pipe == on_the_way
             assert not any(p.lost and p.arrived for p in pieces)
-        if self.flow.send_next != self.flow.unacknowledged and self.flow.state == tcp_flow.OPEN:
-            assert self.flow.timer < float("inf")  # something will happen
+        if self.flow.outgoing.send_next != self.flow.outgoing.unacknowledged and self.flow.state == tcp_flow.OPEN:
+            assert self.flow.outgoing.timer < float("inf")  # something will happen
         if self.flow.state == tcp_flow.CLOSED:
             assert self.buffers.held == self.buffers.out == 0
         elif not self.reset:
             # what we have acknowledged is at the host, or kept for it
-            assert self.acked <= len(self.host.received) + self.flow._incoming.kept_bytes + self.ended
+            assert self.acked <= len(self.host.received) + self.flow.incoming.kept_bytes + self.ended
         if self.host.finished:
             assert self.ended
             assert len(self.host.received) == self.sent
