@@ -17,7 +17,8 @@ import time
 
 import pytest
 
-from tests.slirp.lab import OUTSIDE, OUTSIDE6, Lab, Place
+from tests.slirp.addresses import OUTSIDE, OUTSIDE6
+from tests.slirp.lab import Lab, Place
 
 pytestmark = pytest.mark.kernel
 BLOCK = random.Random(3).randbytes(1 << 20)

@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 
-from tests.slirp.lab import FAR, FAR6, GATEWAY, NEAR, NEAR6, OUTSIDE, FastSockets, Guest, Lab, Place
+from tests.slirp.addresses import FAR, FAR6, GATEWAY, NEAR, NEAR6, OUTSIDE
+from tests.slirp.lab import FastSockets, Guest, Lab, Place
 
 pytestmark = pytest.mark.kernel
 PRELUDE = """

@@ -10,7 +10,8 @@ from slirp.stack.tcp_flow import Flow
 from slirp.testing import MemoryHost, PlainBuffers
 from slirp.wire import tcp
 from slirp.wire.tcp import Segment
-from tests.slirp.lab import OUTSIDE, Lab
+from tests.slirp.addresses import OUTSIDE
+from tests.slirp.lab import Lab
 
 
 class Sent:

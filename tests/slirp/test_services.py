@@ -11,7 +11,8 @@ from collections.abc import Iterator
 import pytest
 
 from slirp.wire import dhcp, dns, ethernet, ipv4, udp
-from tests.slirp.lab import GATEWAY, GATEWAY6, OUTSIDE, Guest, Lab
+from tests.slirp.addresses import GATEWAY, GATEWAY6, OUTSIDE
+from tests.slirp.lab import Guest, Lab
 
 pytestmark = pytest.mark.kernel
 DATAGRAM = socket.SOCK_DGRAM

@@ -13,13 +13,10 @@ from slirp.stack import tcp_flow
 from slirp.stack.incoming import RECEIVE_WINDOW
 from slirp.stack.outgoing import SEND_LIMIT
 from slirp.stack.tcp_flow import Flow
-from slirp.stack.timeout import FIRST_RTO
 from slirp.testing import Faults, FaultyLink, MemoryHost, PlainBuffers
 from slirp.wire import tcp
 from slirp.wire.tcp import ACK, FIN, PSH, RST, SYN, Options, Segment
-
-MSS = 1460
-SELECTIVE = tcp.emit_options(Options(1460, 7, True))
+from tests.slirp.flow_by_hand import MSS, SELECTIVE, ByHand, segment
 
 
 class Pair:
@@ -117,46 +114,6 @@ def test_a_slow_reader_shuts_the_window_and_loses_nothing(seed: int) -> None:
     reader.capacity = 1 << 30
     pair.run(seconds=pair.now + 600)
     assert bytes(reader.received) == data
-
-
-class ByHand:
-    """A flow with a guest played by the test; `sent` are (flags, sequence, acknowledgment, payload)."""
-
-    def __init__(self, host: MemoryHost, options: bytes = b"") -> None:
-        self.sent: list[tuple[int, int, int, bytes]] = []
-        self.host = host
-        self.takes = True
-        self.flow = Flow(self, host, PlainBuffers(), MSS, 5000, 0.0)
-        self.flow.accept(segment(SYN, 999, 0, options=options, window=65535), 0.0)
-
-    def transmit(
-        self,
-        flags: int,
-        sequence: int,
-        acknowledgment: int,
-        window: int,
-        options: bytes,
-        payload: bytes | memoryview,
-        mss: int,
-    ) -> bool:
-        self.sent.append((flags, sequence, acknowledgment, bytes(payload)))
-        self.window, self.options = window, options
-        return self.takes
-
-    def open(self) -> None:
-        self.flow.host_connected(0.0)
-        assert self.sent.pop() == (SYN | ACK, 5000, 1000, b"")
-        self.give(ACK, 1000, 5001)
-
-    def give(self, flags: int, sequence: int, acknowledgment: int, payload: bytes = b"", window: int = 65535) -> None:
-        self.flow.segment(segment(flags, sequence, acknowledgment, payload, window=window), 0.0)
-        self.flow.flush_ack()
-
-
-def segment(
-    flags: int, sequence: int, acknowledgment: int, payload: bytes = b"", options: bytes = b"", window: int = 65535
-) -> Segment:
-    return Segment(1, 2, sequence & 0xFFFFFFFF, acknowledgment, flags, window, options, memoryview(payload))
 
 
 def test_a_refused_connection_is_reset() -> None:
@@ -315,100 +272,6 @@ def test_no_segments_break_it(
         hand.flow.tick(number * 0.1)
 
 
-def told(hand: ByHand, acknowledgment: int, *blocks: tuple[int, int], now: float = 0.0) -> None:
-    options = tcp.emit_blocks(list(blocks))
-    hand.flow.segment(segment(ACK, 1000, acknowledgment, options=options, window=1000), now)
-
-
-def lossy(count: int) -> ByHand:
-    """All is sent, in pieces of which none is sent again yet; the window is 128,000 bytes."""
-    hand = ByHand(MemoryHost(b"x" * count, ends=False), options=SELECTIVE)
-    hand.open()
-    hand.give(ACK, 1000, 5001, window=1000)
-    while hand.host.data:
-        hand.flow.host_readable(0.0)
-    hand.sent.clear()
-    return hand
-
-
-def spans(hand: ByHand) -> list[tuple[int, int]]:
-    """What was sent since it was last asked."""
-    made = [(sequence, len(payload)) for _, sequence, _, payload in hand.sent]
-    hand.sent.clear()
-    return made
-
-
-def test_all_holes_that_the_guest_tells_of_are_filled_in_one_round_trip() -> None:
-    hand = lossy(50_000)
-    told(hand, 6001, (9001, 15001), (18001, 19001), now=0.001)
-    assert spans(hand) == [(6001, 3000), (15001, 3000)]
-    told(hand, 9001, (12001, 15001), (18001, 20001), now=0.0015)
-    assert spans(hand) == []  # what was sent again may still be on its way, what comes after too
-
-
-def test_what_is_lost_again_is_sent_again_without_a_time_out() -> None:
-    hand = lossy(50_000)
-    told(hand, 5001, (9001, 15001), (18001, 19001), now=0.001)
-    assert spans(hand) == [(5001, 4000), (15001, 3000)]
-    told(hand, 5001, (9001, 19001), now=0.002)  # the second has arrived, and was sent after the first
-    assert spans(hand) == [(5001, 4000), (19001, 36_000)]  # as is all else that was sent before
-
-
-def test_what_has_only_changed_places_is_not_sent_again() -> None:
-    hand = lossy(50_000)
-    told(hand, 5001, (8001, 9001), now=0.001)
-    assert spans(hand) == []  # a quarter of a round trip is waited
-    told(hand, 9001, now=0.0011)
-    assert spans(hand) == []
-    hand = lossy(50_000)
-    told(hand, 5001, (8001, 9001), now=0.001)
-    hand.flow.tick(0.0013)
-    assert spans(hand) == [(5001, 3000)]
-
-
-def test_the_tail_is_asked_for_before_the_time_out() -> None:
-    hand = lossy(5000)
-    told(hand, 6001, now=0.001)
-    due = hand.flow.outgoing.timer
-    hand.flow.tick(due)
-    assert spans(hand) == [(8541, 1460)]
-    told(hand, 6001, (8541, 10001), now=due + 0.001)
-    hand.flow.tick(due + 0.002)
-    assert spans(hand) == [(6001, 2540)]
-
-
-def test_a_device_that_is_full_is_tried_again_soon() -> None:
-    hand = ByHand(MemoryHost(b"x" * 3000, ends=False), options=SELECTIVE)
-    hand.open()
-    hand.takes = False
-    hand.flow.host_readable(0.0)
-    hand.sent.clear()
-    hand.takes = True
-    assert hand.flow.outgoing.timer < 0.01
-    hand.flow.tick(0.01)
-    hand.flow.tick(0.02)
-    assert sum(length for _, length in spans(hand)) >= 1460
-    hand.give(ACK, 1000, 6461)
-    assert b"".join(payload for _, _, _, payload in hand.sent) == b"x" * 1540
-
-
-def test_after_a_loss_questions_and_answers_soon_cost_what_they_did() -> None:
-    hand = lossy(5000)
-    told(hand, 5001, (6461, 10001), now=0.001)
-    hand.flow.tick(0.01)
-    told(hand, 10001, now=0.011)
-    question = 1000
-    for number in range(5):
-        now = 1.0 + number
-        hand.host.data = b"!"
-        hand.flow.host_readable(now)
-        quick = hand.flow.predicted(question, 10002 + number, 1000, memoryview(b"?"), now)
-        if not quick:
-            hand.flow.segment(segment(ACK | PSH, question, 10002 + number, b"?", window=1000), now)
-        question += 1
-    assert quick
-
-
 def test_the_guest_is_told_what_came_out_of_turn() -> None:
     hand = ByHand(MemoryHost(ends=False), options=SELECTIVE)
     hand.open()
@@ -417,20 +280,3 @@ def test_the_guest_is_told_what_came_out_of_turn() -> None:
     hand.give(ACK, 1000, 5001, b"0123456789")
     assert hand.options == b""
     assert bytes(hand.host.received) == b"0123456789later"
-
-
-def test_the_time_out_is_short_again_once_the_guest_answers() -> None:
-    hand = ByHand(MemoryHost(b"x" * 300, ends=False), options=SELECTIVE)
-    hand.open()
-    hand.host.data, rest = b"x" * 100, b"y" * 100
-    hand.flow.host_readable(0.0)
-    now = 0.0
-    for _ in range(6):  # doubled each time
-        now += 100
-        hand.flow.tick(now)
-    hand.flow.segment(segment(ACK, 1000, 5101), now)
-    hand.host.data = rest
-    hand.flow.host_readable(now)
-    hand.sent.clear()
-    hand.flow.tick(now + 2 * FIRST_RTO)
-    assert [(sequence, payload) for _, sequence, _, payload in hand.sent] == [(5101, rest)]
