@@ -14,6 +14,7 @@ from typing import Any
 import trio
 
 from rootless.images import sources
+from rootless.images.entries import origin_of
 from rootless.images.partial import Kept, PartialLayer, remove_old
 from rootless.images.progress import Bar
 from rootless.images.removing import collect
@@ -28,7 +29,7 @@ from rootless.registry.media import MANIFESTS, choose, digest_of, refuse_foreign
 from rootless.registry.repository import Manifest, Repository
 from rootless.registry.transport import Broken
 from rootless.store import files
-from rootless.store.layout import MANIFEST_ANNOTATION, Layout, hex_of
+from rootless.store.layout import Layout, hex_of
 
 LAYERS_AT_ONCE = 3  # docker's; each takes memory for its entries
 LOCK_POLL_SECONDS = 0.2
@@ -181,7 +182,7 @@ async def _pull(
 
 
 async def _store(layout: Layout, repository: Repository, found: Found, progress: Progress) -> tuple[str, bool]:
-    """(image id, whether it is a new one)."""
+    """(image id, whether the name stood for another one, or none, before)."""
     wanted = repository.wanted
     with ExitStack() as cleaning:
         staging = await trio.to_thread.run_sync(cleaning.enter_context, files.temporary_directory(layout.temporary))
@@ -191,16 +192,26 @@ async def _store(layout: Layout, repository: Repository, found: Found, progress:
 
         def place() -> tuple[str, bool]:
             _give_back_buffers()
-            here = [(entry.get("annotations") or {}).get(MANIFEST_ANNOTATION) for entry in layout.entries()]
+            before = _image_meant(layout, wanted, found)
             image_id = place_image(layout, {}, found.config, names, staging, pulled)
             for descriptor, diff_id in zip(found.descriptors, found.layers, strict=True):
                 form = sources.form_of(str(descriptor.get("mediaType")))
                 digest, size = str(descriptor["digest"]), int(descriptor["size"])
                 sources.remember(layout, diff_id, sources.Source(wanted.repository, digest, size, form))
             _give_up(layout, found, keep_parts=False)
-            return image_id, found.manifest.digest not in here
+            return image_id, _image_meant(layout, wanted, found) != before
 
         return await trio.to_thread.run_sync(place)
+
+
+def _image_meant(layout: Layout, wanted: Reference, found: Found) -> str:
+    """The digest of our manifest that a name, or a digest without one, stands for; "" while it does for none."""
+    for entry in layout.entries():
+        origin = origin_of(entry)
+        by_digest = (origin.repository, origin.pulled_digest) == (wanted.repository, found.shown)
+        if origin.name == wanted.name if wanted.tag else by_digest:
+            return str(entry["digest"])
+    return ""
 
 
 def _give_up(layout: Layout, found: Found, *, keep_parts: bool) -> None:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import shutil
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from rootless.images.entries import drop_name, name_of
+from rootless.images.entries import name_of, origin_of
 from rootless.images.image import Image
 from rootless.model import reference
 from rootless.model.errors import Conflict, NotFound, RootlessError
-from rootless.store.layout import MANIFEST_ANNOTATION, Layout, hex_of
+from rootless.store.layout import MANIFEST_ANNOTATION, PULLED_ANNOTATION, Layout, hex_of
 from rootless.store.uses import Uses
 
 _MIN_ID_PREFIX = 4
@@ -24,7 +24,6 @@ _MIN_ID_PREFIX = 4
 def remove_image(layout: Layout, uses: Uses, image: Image, text: str, force: bool) -> list[dict[str, str]]:
     """See Images.remove. Blocking. Raises NotFound, Conflict."""
     by_id = hex_of(image.id).startswith(text.removeprefix("sha256:")) and len(text) >= _MIN_ID_PREFIX
-    by_digest = "@" in text and not by_id
     with layout.changing() as entries:
         mine = [entry for entry in entries if entry["digest"] == image.manifest_digest]
         names = [name for entry in mine if (name := name_of(entry))]
@@ -33,12 +32,19 @@ def remove_image(layout: Layout, uses: Uses, image: Image, text: str, force: boo
                 f"conflict: unable to delete {hex_of(image.id)[:12]} (must be forced) - "
                 "image is referenced in multiple repositories"
             )
-        going = names if by_id or (by_digest and not names) else _named(names, text, by_digest)
-        if not (going or by_id or by_digest):
-            if any(_named([name_of(entry) for entry in store.entries()], text, False) for store in layout.additional):
+        digests = _digests(mine)
+        going = mine if by_id else _meant(mine, text)
+        if not (going or by_id):
+            if any(_meant(store.entries(), text) for store in layout.additional):
                 raise Conflict(f"conflict: unable to delete {text}: it is in a read-only store (additional_stores)")
             raise NotFound(f"No such image: {text}")  # another engine has taken the name since it was found
-        last = set(going) >= set(names)
+        untagged = [name for entry in going if (name := name_of(entry))]
+        if "@" in text and not by_id:
+            untagged = []
+            for entry in filter(name_of, going):
+                del entry["annotations"][PULLED_ANNOTATION]  # it is still had by its name
+            going = [entry for entry in going if not name_of(entry)]
+        last = len(going) == len(mine)
         user = next((who for used, who in uses.all() if used == image.id), None)
         if last and user is not None and (by_id or not force):
             raise Conflict(
@@ -46,23 +52,39 @@ def remove_image(layout: Layout, uses: Uses, image: Image, text: str, force: boo
                 f"using its referenced image {hex_of(image.id)[:12]}"
             )
         delete = last and user is None
-        for entry in mine:
-            if delete:
-                entries.remove(entry)
-            elif name_of(entry) in going:
-                drop_name(entries, entry)
-    done = [{"Untagged": reference.parse(name).familiar} for name in going]
+        for entry in going:
+            entries.remove(entry)
+        if last and not delete:
+            bare = {key: value for key, value in going[0].items() if key != "annotations"}
+            entries.append(bare)  # what its containers need stays, without a name
+        gone = digests - _digests(one for one in entries if one["digest"] == image.manifest_digest)
+    done = [{"Untagged": reference.parse(name).familiar} for name in (*untagged, *sorted(gone))]
     if delete:
-        done += [{"Untagged": reference.parse(digest).familiar} for digest in image.digests]
         done += [{"Deleted": image.id}, *({"Deleted": layer} for layer in collect(layout))]
     return done
 
 
-def _named(names: Sequence[str], text: str, by_digest: bool) -> list[str]:
+def _digests(entries: Iterable[dict[str, Any]]) -> set[str]:
+    """repository@digest, all that entries were pulled as."""
+    origins = map(origin_of, entries)
+    return {f"{origin.repository}@{origin.pulled_digest}" for origin in origins if origin.repository}
+
+
+def _meant(entries: Sequence[dict[str, Any]], text: str) -> list[dict[str, Any]]:
+    """The entries that a name means, and with the last name of a repository what was pulled from it by digest alone;
+    those that have a digest, from its repository."""
     asked = reference.parse(text)
-    if by_digest:
-        return [name for name in names if name.startswith(asked.repository + ":")] or list(names)
-    return [name for name in names if name == asked.name]
+    theirs = [(entry, origin_of(entry)) for entry in entries]
+    if asked.digest:
+        return [
+            entry
+            for entry, origin in theirs
+            if origin.repository == asked.repository and asked.digest in (origin.pulled_digest, origin.manifest)
+        ]
+    named = [entry for entry, origin in theirs if origin.name == asked.name]
+    if named and not any(o.name.startswith(f"{asked.repository}:") and o.name != asked.name for _, o in theirs):
+        named += [entry for entry, origin in theirs if not origin.name and origin.repository == asked.repository]
+    return named
 
 
 def collect(layout: Layout, *, wait: bool = False) -> list[str]:

@@ -84,6 +84,33 @@ def test_by_digest(tmp_path: Path, server: tuple[str, Path]) -> None:
     assert other.resolve(f"{name}@{digest}").id == images.resolve(f"{name}:1").id
 
 
+def test_rmi_takes_the_digests_of_a_repository_with_its_last_name(tmp_path: Path, server: tuple[str, Path]) -> None:
+    images, name = store(tmp_path), f"{server[0]}/first/app"
+    for target in (f"{name}:1", f"{name}:2", f"{server[0]}/second/app:1"):
+        push(docker_archive([BOTTOM, TOP], ["x:1"]), target, tmp_path)
+        said = [m["status"] for m in pull(images, target)]
+        assert said[-1] == f"Status: Downloaded newer image for {target}"
+    digest = next(one[8:] for one in said if one.startswith("Digest: "))
+    second = f"{server[0]}/second/app"
+
+    def remove(text: str) -> list[dict[str, str]]:
+        return trio.run(lambda: images.remove(text, force=False))
+
+    assert remove(f"{name}:2") == [{"Untagged": f"{name}:2"}]
+    image = images.resolve(f"{name}:1")
+    assert remove(f"{second}@{digest}") == [{"Untagged": f"{second}@{digest}"}]
+    assert images.resolve(f"{second}:1").repo_digests == [f"{name}@{digest}"]
+    with pytest.raises(NotFound, match="No such image"):
+        remove(f"{second}@{digest}")
+    assert remove(f"{name}:1") == [{"Untagged": f"{name}:1"}, {"Untagged": f"{name}@{digest}"}]
+    pull(images, f"{name}@{digest}")
+    assert remove(f"{second}:1") == [{"Untagged": f"{second}:1"}]
+    assert images.resolve(f"{name}@{digest}").id == image.id
+    rows = remove(f"{name}@{digest}")
+    assert rows[:2] == [{"Untagged": f"{name}@{digest}"}, {"Deleted": image.id}]
+    assert images.layout.entries() == []
+
+
 @pytest.mark.parametrize("tag", ["absent", "1-not"])
 def test_what_is_not_there(tmp_path: Path, server: tuple[str, Path], tag: str) -> None:
     images = store(tmp_path)
