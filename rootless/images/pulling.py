@@ -31,10 +31,31 @@ from rootless.registry.transport import Broken
 from rootless.store import files
 from rootless.store.layout import Layout, hex_of
 
-LAYERS_AT_ONCE = 3  # docker's; each takes memory for its entries
+LAYERS_AT_ONCE = 3  # docker's; each takes memory for its entries. Fetched; as many wait for the disk meanwhile
 LOCK_POLL_SECONDS = 0.2
 RESUMED = (Broken, Unavailable)  # after these what has come is kept for the next pull
 KEPT_FROM_BYTES = 1 << 20  # a smaller layer is fetched anew rather than kept when it breaks off
+
+
+class _Turn:
+    """A layer's, to be fetched and then finished: while it is, the next is fetched."""
+
+    def __init__(self, fetching: trio.CapacityLimiter, finishing: trio.CapacityLimiter) -> None:
+        self._held, self._finishing = fetching, finishing
+
+    async def __aenter__(self) -> _Turn:
+        await self._held.acquire()
+        return self
+
+    async def finish(self) -> None:
+        """Where it turns out to be damaged and is fetched anew, it keeps this place."""
+        if self._held is not self._finishing:
+            await self._finishing.acquire()
+            self._held.release()
+            self._held = self._finishing
+
+    async def __aexit__(self, *error: object) -> None:
+        self._held.release()
 
 
 @dataclass(frozen=True)
@@ -232,7 +253,7 @@ async def _layers(repository: Repository, layout: Layout, found: Found, staging:
     """Fetch those that are not here. Each goes to its place as soon as it is whole, where another pull finds it;
     `staging` holds all of them."""
     here = await trio.to_thread.run_sync(layout.hold, staging, found.layers)
-    limit = trio.CapacityLimiter(LAYERS_AT_ONCE)
+    fetching, finishing = trio.CapacityLimiter(LAYERS_AT_ONCE), trio.CapacityLimiter(LAYERS_AT_ONCE)
     asked: set[str] = set()
     try:
         async with trio.open_nursery() as nursery:
@@ -243,7 +264,7 @@ async def _layers(repository: Repository, layout: Layout, found: Found, staging:
                     continue
                 asked.add(diff_id)
                 bar.say("Pulling fs layer")
-                nursery.start_soon(_fetch, repository, layout, descriptor, diff_id, limit, bar)
+                nursery.start_soon(_fetch, repository, layout, descriptor, diff_id, _Turn(fetching, finishing), bar)
     except ExceptionGroup as group:
         raise first_error(group) from None
 
@@ -253,11 +274,11 @@ async def _fetch(
     layout: Layout,
     descriptor: Mapping[str, Any],
     diff_id: str,
-    limit: trio.CapacityLimiter,
+    turn: _Turn,
     bar: Bar,
 ) -> None:
     partial = PartialLayer(layout, descriptor["digest"])
-    async with limit:
+    async with turn:
         if not await trio.to_thread.run_sync(partial.try_lock):
             bar.say("Waiting")
             while not await trio.to_thread.run_sync(partial.try_lock):
@@ -270,7 +291,7 @@ async def _fetch(
             if await trio.to_thread.run_sync(partial.finished) == diff_id:
                 await trio.to_thread.run_sync(_place, layout, partial, diff_id)
             else:
-                await _download(repository, layout, partial, descriptor, diff_id, bar)
+                await _download(repository, layout, partial, descriptor, diff_id, turn, bar)
             bar.say("Pull complete")
         except Exception as error:  # and not where it is cancelled, which comes in a group
             if not isinstance(error, RESUMED):
@@ -296,6 +317,7 @@ async def _download(
     partial: PartialLayer,
     descriptor: Mapping[str, Any],
     diff_id: str,
+    turn: _Turn,
     bar: Bar,
 ) -> None:
     digest, size = str(descriptor["digest"]), int(descriptor["size"])
@@ -324,6 +346,7 @@ async def _download(
                 if until.error is not None:
                     raise until.error
             bar.say("Verifying Checksum")
+            await turn.finish()
             await trio.to_thread.run_sync(finish)
             return
         except InvalidParameter:
