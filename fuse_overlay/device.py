@@ -44,9 +44,10 @@ class Device:
         *,
         resume: bool,
         write: Callable[[int, int, memoryview], None] | None = None,
+        awake_seconds: float = AWAKE_SECONDS,
     ) -> None:
         """Until unmounted. `resume`: an earlier server has done the INIT; what it held is asked for again. `write` gets
-        WRITE requests: their body is not copied, and only good until it returns.
+        WRITE requests: their body is not copied, and only good until it returns. `awake_seconds`: after an answer.
 
         Raises OSError from the device."""
         if resume:
@@ -58,13 +59,13 @@ class Device:
         answered, awake = 0.0, False
         while True:
             if awake:
-                until = answered + AWAKE_SECONDS
+                until = answered + awake_seconds
                 while not ready(0) and now() < until:
                     os.sched_yield()
             received = receive(buffer)
             if not received:
                 return
-            awake = now() - answered < AWAKE_SECONDS
+            awake = now() - answered < awake_seconds
             answer(handlers, buffer, received, write)
             answered = now()
 

@@ -19,6 +19,7 @@ from fuse_overlay.standby import Standby
 from fuse_overlay.wire import structs as w
 
 OVERFLOW_ID = 65534
+AWAKE_SECONDS = 200e-6  # after an answer: a walker that reads what was pushed is longer in coming back than others
 _UID_AT, _GID_AT = w.ENTRY.size + 68, w.ENTRY.size + 72  # struct fuse_attr
 _LENGTH_AT = w.ENTRY.size + w.ATTR.size + 16  # struct fuse_dirent
 _NAME_AT = w.ENTRY.size + w.ATTR.size + w.DIRENT.size
@@ -48,7 +49,7 @@ def serve_tree_on(device: Device, tree: Tree, *, id_count: int, resume: bool) ->
     server = ImageServer(device, tree, id_count)
     standby = Standby(device, server.handlers)
     server.prefetcher = Prefetcher(device.fd, tree, standby)
-    device.serve(server.handlers, resume=resume)
+    device.serve(server.handlers, resume=resume, awake_seconds=AWAKE_SECONDS)
 
 
 class ImageServer:
@@ -136,15 +137,17 @@ class ImageServer:
 
     def _readdirplus(self, unique: int, nodeid: int, body: bytes) -> None:
         _, offset, size = w.READ_IN.unpack_from(body)
-        directory = self._row(nodeid)
-        start, end = directory.first_dirent + offset, directory.first_dirent + directory.dirents
-        if start >= end:
+        try:
+            first, count, greatest_id = self._index.extent(nodeid - 1)
+        except IndexError:
+            raise Refused(errno.ENOENT) from None
+        if offset >= count:
             if self.prefetcher is not None:
-                self.prefetcher.before_end_of_listing(nodeid - 1, directory)
+                self.prefetcher.before_end_of_listing(nodeid - 1)
             self._reply(unique)
             return
-        listing, last = self._index.listing(start, end, min(size, MAX_READ))
-        if directory.greatest_id >= self._id_count:
+        listing, last = self._index.listing(first + offset, first + count, min(size, MAX_READ))
+        if greatest_id >= self._id_count:
             listing = self._squash(listing)
         self._write([w.OUT_HEADER.pack(w.OUT_HEADER.size + len(listing), 0, unique), listing])
         if last and self.prefetcher is not None:

@@ -45,9 +45,9 @@ class Prefetcher:
         """All names of a directory have been told: the kernel knows their inodes."""
         self._state[number] = self._state[number] or _LISTED
 
-    def before_end_of_listing(self, number: int, directory: Row) -> None:
+    def before_end_of_listing(self, number: int) -> None:
         """A directory has been listed to its end."""
-        if self._state[number] == _LISTED and self._credit and (files := self._small_files(directory)):
+        if self._credit and self._state[number] == _LISTED and (files := self._small_files(number)):
             self._credit -= 1
             self._state[number] = _PUSHED
             self._push(files)
@@ -59,13 +59,12 @@ class Prefetcher:
         self._state[parent] = _PUSHED
         self._granted = min(2 * self._granted + 4, MAX_CREDIT)
         self._credit = self._granted
-        files = self._small_files(self._index.row(parent))
+        files = self._small_files(parent)
         self._push([(child, row) for child, row in files if child != number])
 
-    def _small_files(self, directory: Row) -> list[tuple[int, Row]]:
+    def _small_files(self, directory: int) -> list[tuple[int, Row]]:
         found = []
-        for _, child in self._index.entries(directory):
-            row = self._index.row(child)
+        for child, row in self._index.children(self._index.row(directory)):
             if stat.S_ISREG(row.mode) and 0 < row.size <= MAX_FILE:
                 found.append((child, row))
         return found

@@ -38,6 +38,7 @@ XATTRS = 2  # header flag: some row has extended attributes
 HEADER = struct.Struct("<8sIIIIIQQI")  # magic version flags layers rows dirents listing_bytes heap_bytes crc
 LAYER = struct.Struct("<32sQ")
 ROW = struct.Struct("<IIIIQqIIQIIIIIIIII")
+EXTENT, _EXTENT_AT = struct.Struct("<II8xI"), struct.calcsize("<IIIIQqIIQIIII")  # a part of ROW, see `Index.extent`
 DIRENT = struct.Struct("<IIHH")  # record's place in the listing (units of 8 bytes), row, bytes of the name, unused
 PIECE = struct.Struct("<QQ")
 NAME_AT = w.ENTRY.size + w.ATTR.size + w.DIRENT.size
@@ -178,6 +179,19 @@ class Index:
     def entries(self, directory: Row) -> Iterator[tuple[bytes, int]]:
         for position in range(directory.first_dirent, directory.first_dirent + directory.dirents):
             yield self.entry(position)
+
+    def children(self, directory: Row) -> Iterator[tuple[int, Row]]:
+        """(row's number, row) of each entry, in the order of names, but without these. Raises IndexError."""
+        first = self._dirents_at + directory.first_dirent * DIRENT.size
+        last = first + directory.dirents * DIRENT.size
+        for _, number, _, _ in DIRENT.iter_unpack(self._bytes[first : min(last, self._listing_at)]):
+            yield number, self.row(number)
+
+    def extent(self, number: int) -> tuple[int, int, int]:
+        """Of a row, what a listing needs: (first_dirent, dirents, greatest_id). Raises IndexError."""
+        if not 0 <= number < self.rows:
+            raise IndexError(number)
+        return EXTENT.unpack_from(self._map, self._rows_at + number * ROW.size + _EXTENT_AT)
 
     def segments(self, row: Row, offset: int, size: int) -> Iterator[tuple[int, int]]:
         """The content of a regular file, see the function of this name."""
