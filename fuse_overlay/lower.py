@@ -98,14 +98,12 @@ class TreeLower:
                 high = middle
         return None
 
-    def entries(self, directory: int) -> Iterable[tuple[bytes, int]]:
+    def entries(self, directory: int) -> Iterator[tuple[bytes, int]]:
         row = self._row(directory)[1]
         entry = self._index.entry
-        found = []
         for at in range(row.first_dirent, row.first_dirent + row.dirents):
             name, number = entry(at)
-            found.append((name, WHITED_OUT if number == WHITEOUT else at + 1))
-        return found
+            yield name, WHITED_OUT if number == WHITEOUT else at + 1
 
     def entries_from(self, directory: int, start: int) -> Iterator[tuple[bytes, int, bytes]]:
         """(name, place, attributes) from the `start`th name on."""

@@ -36,9 +36,11 @@ class Directory:
     """A directory of the union. `lowers` are those it is merged from, highest first, as (layer, place).
 
     `names`, once loaded, is complete: name -> what it is (node id of a lower's, a node, or IN_UPPER); `order` gives
-    every name a cookie that stays, with None where a name went."""
+    every name a cookie that stays, with None where a name went. Where a name stands in it is noted once the first of
+    them goes: most directories are only read."""
 
     __slots__ = (
+        "_positions",
         "default_acl",
         "fd",
         "final",
@@ -50,7 +52,6 @@ class Directory:
         "names",
         "order",
         "parent",
-        "positions",
     )
 
     def __init__(self, number: int, parent: Directory | None, name: bytes, lowers: list[tuple[Lower, int]]) -> None:
@@ -64,20 +65,27 @@ class Directory:
         self.final = b""  # its last attributes, once it is gone
         self.names: dict[bytes, Child] | None = None
         self.order: list[bytes | None] = []
-        self.positions: dict[bytes, int] = {}
+        self._positions: dict[bytes, int] | None = None
         self.default_acl: bool | None = None
+
+    def set_names(self, names: dict[bytes, Child] | None, order: list[bytes | None]) -> None:
+        self.names, self.order, self._positions = names, order, None
 
     def put(self, name: bytes, child: Child) -> None:
         if self.names is None:
             return
         if name not in self.names:
-            self.positions[name] = len(self.order)
+            if self._positions is not None:
+                self._positions[name] = len(self.order)
             self.order.append(name)
         self.names[name] = child
 
     def drop(self, name: bytes) -> None:
-        if self.names is not None and self.names.pop(name, None) is not None:
-            self.order[self.positions.pop(name)] = None
+        if self.names is None or self.names.pop(name, None) is None:
+            return
+        if self._positions is None:
+            self._positions = {known: at for at, known in enumerate(self.order) if known is not None}
+        self.order[self._positions.pop(name)] = None
 
 
 class File:

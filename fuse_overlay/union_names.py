@@ -212,7 +212,7 @@ class Names:
 
     def _shows_nothing(self, node: Directory) -> bool:
         if node.names is None:
-            self._tree.load(node)
+            self._tree.listings.load(node)
         return not node.names
 
     def _before_loss(self, file: File, directory: Directory, name: bytes) -> None:
@@ -256,7 +256,8 @@ class Names:
     def _directory_gone(self, directory: Directory, name: bytes, node: Directory, final: bytes) -> None:
         node.gone, node.final = True, final
         self._upper.close_directory(node)
-        node.names, node.order, node.positions, node.lowers = {}, [], {}, []
+        node.set_names({}, [])
+        node.lowers = []
         directory.drop(name)
 
     # ------------------------------------------------------------------------------------------------ renaming

@@ -18,6 +18,7 @@ from fuse_overlay.layers.store import Tree
 from fuse_overlay.lower import Lower, TreeLower
 from fuse_overlay.nodes import Directory, File, lower_id
 from fuse_overlay.union_files import Files
+from fuse_overlay.union_listings import unchanged
 from fuse_overlay.union_names import Names
 from fuse_overlay.union_tree import Node, UnionTree
 from fuse_overlay.upper import Upper
@@ -322,14 +323,14 @@ class UnionServer:
         for at, name in enumerate((b".", b"..")[offset:], offset + 1):
             yield at, name, _NO_ENTRY, tree.attributes(directory)
         start = max(0, offset - _DOTS)
-        if (only := tree.unchanged(directory)) is not None:
+        if (only := unchanged(directory)) is not None:
             lower, place = only
             first = lower_id(lower.number, 0)
             for at, (name, found, attributes) in enumerate(lower.entries_from(place, start), start + _DOTS + 1):
                 yield at, name, w.ENTRY.pack(first + found, 0, w.FOREVER, w.FOREVER, 0, 0), attributes
             return
         if directory.names is None or (tree.live and offset == 0):
-            tree.load(directory)
+            tree.listings.load(directory)
         order = directory.order
         for at in range(start, len(order)):
             known = order[at]

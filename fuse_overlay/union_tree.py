@@ -4,7 +4,6 @@ Used by the request handlers (`union_names`, `union_files`). All methods raise O
 
 from __future__ import annotations
 
-import collections
 import errno
 import os
 import stat
@@ -12,15 +11,15 @@ from collections.abc import Callable, Sequence
 
 from fuse_overlay import copyup
 from fuse_overlay.attributes import owned_by, packed, with_links
-from fuse_overlay.lower import Lower, TreeLower
+from fuse_overlay.lower import Lower
 from fuse_overlay.nodes import IN_UPPER, LAYER_SHIFT, UPPER_ID, Child, Directory, File, InUpper, lower_id, split_id
 from fuse_overlay.union import marks
-from fuse_overlay.union.merge import WHITED_OUT, merged
+from fuse_overlay.union.merge import WHITED_OUT
+from fuse_overlay.union_listings import Listings
 from fuse_overlay.upper import Upper
 from fuse_overlay.wire import structs as w
 
 FIRST_UPPER_INODE = 1 << 33  # lower trees number theirs from 1
-MOST_NAMES = 200_000  # of directories read, kept in memory
 WHOLE = 1 << 62
 UNKNOWN = 1 << 62  # times the kernel has looked a node up, in the days of a server before this one
 Node = int | Directory | File  # an int is a lower's node id: anything nobody has changed but a directory
@@ -38,8 +37,7 @@ class UnionTree:
         self.root.in_upper = True
         self.nodes: dict[int, Directory | File] = {w.ROOT_ID: self.root}
         self._recovering = False
-        self._loaded: collections.OrderedDict[Directory, int] = collections.OrderedDict()
-        self._names = 0  # in memory, of all that is loaded
+        self.listings = Listings(upper)
         self.files: dict[int, File] = {}  # inode in the upper -> file
         self.renumbered: Callable[[int, int], None] | None = None  # told a node and its directory: st_ino has changed
 
@@ -246,44 +244,10 @@ class UnionTree:
         made = Directory(UPPER_ID | status.st_ino, directory, name, [])
         made.in_upper = True
         made.names = {}
-        self.loaded(made)
+        self.listings.keep(made)
         self.nodes[made.id] = made
         directory.put(name, made)
         return made
-
-    # ------------------------------------------------------------------------------------------------ listings
-    def load(self, directory: Directory) -> None:
-        """Make `names` complete. Cookies count the lower's names first, whether they show or not, so that those of a
-        directory stay the same when it gets an upper; see `unchanged`."""
-        upper = self.upper.scan(directory) if directory.in_upper and not directory.gone else ()
-        lowers = [(lower.number, list(lower.entries(place))) for lower, place in directory.lowers]
-        names: dict[bytes, Child] = {
-            name: IN_UPPER if found is None else lower_id(*found) for name, found in merged(upper, lowers).items()
-        }
-        below = {name: None for _, entries in lowers for name, _ in entries}
-        directory.names = names
-        directory.order = [name if name in names else None for name in below]
-        directory.order += [name for name in names if name not in below]
-        directory.positions = {name: at for at, name in enumerate(directory.order) if name is not None}
-        self.loaded(directory)
-
-    def loaded(self, directory: Directory) -> None:
-        """Forget the listings that were not used for longest where there are too many names in memory."""
-        self._loaded[directory] = len(directory.order)
-        self._loaded.move_to_end(directory)
-        self._names += len(directory.order)
-        while self._names > MOST_NAMES and len(self._loaded) > 1:
-            oldest, count = self._loaded.popitem(last=False)
-            self._names -= count
-            oldest.names, oldest.order, oldest.positions = None, [], {}
-
-    def unchanged(self, directory: Directory) -> tuple[TreeLower, int] | None:
-        """The one layer that is all there is of a directory, where its entries can be had without `load`."""
-        if directory.names is None and not directory.in_upper and len(directory.lowers) == 1:
-            lower, place = directory.lowers[0]
-            if isinstance(lower, TreeLower):
-                return lower, place
-        return None
 
     # ------------------------------------------------------------------------------------------------ attributes
     def attributes(self, node: Node) -> bytes:

@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
+from typing import TypeVar
 
 WHITED_OUT = -1  # in the stead of a place: the layers below have nothing to say of this name
+Upper = TypeVar("Upper")
 
 
 def merged(
-    upper: Iterable[tuple[bytes, bool]], lowers: Iterable[tuple[int, Iterable[tuple[bytes, int]]]]
-) -> Mapping[bytes, tuple[int, int] | None]:
-    """Name -> where it comes from: (layer, place), or None for the upper. In the order of the layers.
+    upper: Iterable[tuple[bytes, bool]], lowers: Iterable[Iterable[tuple[bytes, int]]], of_upper: Upper
+) -> dict[bytes, int | Upper]:
+    """Name -> what its highest layer has for it, in the order of the layers; `of_upper` for the upper's.
 
-    `upper`: (name, is it a whiteout); `lowers`, highest first: (layer, its names with their places or WHITED_OUT)."""
-    shown: dict[bytes, tuple[int, int] | None] = {}
+    `upper`: (name, is it a whiteout); `lowers`, highest first: names with a number or WHITED_OUT. These are read to
+    their end, one after the other."""
+    shown: dict[bytes, int | Upper] = {}
     hidden: set[bytes] = set()
     for name, is_whiteout in upper:
         if is_whiteout:
             hidden.add(name)
         else:
-            shown[name] = None
-    for layer, entries in lowers:
-        for name, place in entries:
+            shown[name] = of_upper
+    for entries in lowers:
+        for name, number in entries:
             if name in shown or name in hidden:
                 continue
-            if place == WHITED_OUT:
+            if number == WHITED_OUT:
                 hidden.add(name)
             else:
-                shown[name] = layer, place
+                shown[name] = number
     return shown

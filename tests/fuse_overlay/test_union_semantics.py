@@ -82,10 +82,10 @@ class Overlay:
     def shown(self, upper: Dir | None, lowers: list[tuple[int, Dir]]) -> list[bytes]:
         mine = [(name, entry == WHITEOUT) for name, entry in upper.names.items()] if upper else []
         rest = [
-            (number, [(name, WHITED_OUT if entry == WHITEOUT else 1) for name, entry in lower.names.items()])
-            for number, lower in lowers
+            [(name, WHITED_OUT if entry == WHITEOUT else 1) for name, entry in lower.names.items()]
+            for _, lower in lowers
         ]
-        return list(merged(mine, rest))
+        return list(merged(mine, rest, None))
 
     def seen(self, path: bytes) -> tuple[Seen | None, bool]:
         """(what is there, whether something is below)."""

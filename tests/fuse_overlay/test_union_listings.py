@@ -1,0 +1,63 @@
+"""The names of merged directories: which are kept, and the places that listings go on from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fuse_overlay import union_listings
+from fuse_overlay.directory_lower import DirectoryLower
+from fuse_overlay.nodes import Directory
+from fuse_overlay.union_listings import Listings
+from fuse_overlay.upper import Upper
+
+
+@pytest.fixture
+def upper(tmp_path: Path) -> Upper:
+    for name in ("upper", "work"):
+        (tmp_path / name).mkdir()
+    return Upper(str(tmp_path / "upper"), str(tmp_path / "work"), 1)
+
+
+def directory(tmp_path: Path, names: list[str], *below: str) -> Directory:
+    """A directory merged of two layers."""
+    layers = []
+    for number, content in enumerate((names, below)):
+        (tmp_path / str(number)).mkdir(parents=True)
+        for name in content:
+            (tmp_path / str(number) / name).touch()
+        layers.append((DirectoryLower(str(tmp_path / str(number)), number, {}), 0))
+    return Directory(1, None, b"", layers)
+
+
+def test_a_name_keeps_its_place_while_others_come_and_go(upper: Upper, tmp_path: Path) -> None:
+    made = directory(tmp_path, ["a", "b", ".wh.d"], "b", "c", "d")
+    Listings(upper).load(made)
+    assert set(made.names or {}) == {b"a", b"b", b"c"}
+    before = made.order.copy()
+    assert sorted(filter(None, before)) == [b"a", b"b", b"c"]
+    made.put(b"new", 7)
+    made.drop(b"b")
+    made.drop(b"absent")
+    made.put(b"b", 8)
+    made.put(b"b", 9)
+    made.drop(b"new")
+    assert made.order == [None if name == b"b" else name for name in before] + [None, b"b"]
+    assert made.names is not None
+    assert made.names[b"b"] == 9
+
+
+def test_the_listings_used_last_are_kept(upper: Upper, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(union_listings, "MOST_NAMES", 6)
+    listings = Listings(upper)
+    first, second, third = (directory(tmp_path / f"d{at}", ["x", "y"], "z") for at in range(3))
+    for _ in range(5):  # read again and again it counts once
+        listings.load(first)
+    listings.load(second)
+    assert first.names
+    listings.load(first)
+    listings.load(third)
+    assert first.names
+    assert third.names
+    assert (second.names, second.order) == (None, [])
