@@ -82,13 +82,22 @@ class Side:
         os.write(fd, data)
         os.close(fd)
 
+    def opened(self, path: str, flags: int) -> int:
+        """For writing. overlayfs copies up at once, we when something is written; of a file with several names that
+        shows in the number of its links, so have it copied."""
+        fd = os.open(self.target / path, flags)
+        status = os.fstat(fd)
+        if self.is_ours and status.st_nlink > 1:
+            os.fchmod(fd, stat.S_IMODE(status.st_mode))
+        return fd
+
     def write(self, path: str, data: bytes, flags: int) -> None:
-        fd = os.open(self.target / path, os.O_WRONLY | flags)
+        fd = self.opened(path, os.O_WRONLY | flags)
         os.write(fd, data)
         os.close(fd)
 
     def keep_open(self, path: str) -> None:
-        self.fds.append(os.open(self.target / path, os.O_RDWR | os.O_NOFOLLOW))
+        self.fds.append(self.opened(path, os.O_RDWR | os.O_NOFOLLOW))
 
     def use_open(self, data: bytes, offset: int) -> object:
         if not self.fds:
@@ -175,8 +184,15 @@ class Lockstep(RuleBasedStateMachine):
         ours=st.sampled_from([1, 2]),
         lower=st.dictionaries(PATHS, st.sampled_from([b"one", b"z" * 5000])),
         middle=st.dictionaries(PATHS, st.sampled_from([b"two", b"", None]), max_size=4),
+        links=st.lists(st.tuples(st.sampled_from(["lower", "middle", "across"]), PATHS, PATHS), max_size=6),
     )
-    def begin(self, ours: int, lower: dict[str, bytes], middle: dict[str, bytes | None]) -> None:
+    def begin(
+        self,
+        ours: int,
+        lower: dict[str, bytes],
+        middle: dict[str, bytes | None],
+        links: list[tuple[str, str, str]],
+    ) -> None:
         self.ours = ours
         lowers = [self.home / "middle", self.home / "lower"]
         for path in lowers:
@@ -184,10 +200,12 @@ class Lockstep(RuleBasedStateMachine):
         fill(lowers[1], lower)
         # a whiteout of nothing is shown by READDIR of overlayfs, and not found
         fill(lowers[0], {k: v for k, v in middle.items() if v is not None or os.path.lexists(lowers[1] / k)})
+        join(lowers[1], lowers[0], links)
         archives = []
+        inodes: dict[tuple[int, int], str] = {}
         for number, path in enumerate(reversed(lowers)):
             archives.append(self.home / f"layer{number}")
-            write_layer(archives[-1], packed(path))
+            write_layer(archives[-1], packed(path, inodes))
         merge_tree(archives, self.home / "tree")
         tree = self.tree = open_tree(self.home / "tree", archives)
         self.sides = [Side(self.home, name, lowers, tree) for name in ("ours", "kernels")]
@@ -302,10 +320,29 @@ def fill(top: Path, content: dict[str, bytes | None]) -> None:
                 at.write_bytes(data)
 
 
-def packed(top: Path) -> bytes:
-    """The same layer as a tar of an image."""
+def join(lower: Path, middle: Path, links: list[tuple[str, str, str]]) -> None:
+    """Further names of files, as far as they fit. All names of one are to be seen: where an image hides some, we count
+    fewer links than overlayfs does."""
+
+    def shows(path: str) -> bool:
+        above = [middle / path, *(middle / path).parents][: path.count("/") + 1]
+        return not any(os.path.lexists(at) and not stat.S_ISDIR(at.lstat().st_mode) for at in above)
+
+    for where, path, new in sorted(links):  # those across first: they may hide nothing that has several names
+        source = middle / path if where == "middle" else lower / path
+        target = lower / new if where == "lower" else middle / new
+        with contextlib.suppress(OSError):
+            if not stat.S_ISREG(source.lstat().st_mode) or (where != "middle" and not shows(path)):
+                continue
+            if shows(new) if where == "lower" else not os.path.lexists(lower / new):
+                os.link(source, target)
+
+
+def packed(top: Path, inodes: dict[tuple[int, int], str]) -> bytes:
+    """The same layer as a tar of an image. `inodes`: names of what is in the layers below."""
     made = io.BytesIO()
     with tarfile.open(fileobj=made, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        tar.inodes = inodes  # type: ignore[attr-defined]
         for path in sorted(top.rglob("*")):
             name = str(path.relative_to(top))
             status = path.lstat()

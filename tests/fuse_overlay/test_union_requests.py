@@ -60,8 +60,15 @@ def test_lies_are_answered(tmp_path: Path) -> None:
         body = struct.pack(f"<{len(words)}I", *words) + names
         assert 0 <= ask(opcode, node, body[: len(body) - cut if cut < len(body) else None]) < 1000
 
+    def chmod_root(mode: int) -> int:
+        return ask(w.SETATTR, 1, w.SETATTR_IN.pack(w.FATTR_MODE, *[0] * 10, mode, 0, 0, 0, 0))
+
     try:
         lie()
+        # a lie may have taken away all rights on the root: then the upper is closed, even to us, until they come back
+        assert chmod_root(0) == 0
+        assert ask(w.LOOKUP, 1, b"gone\0") in (0, errno.EACCES)  # 0: its listing is known
+        assert chmod_root(0o755) == 0
         ours.send(b"too short")
         ours.send(w.IN_HEADER.pack(4096, w.GETATTR, 1, 1, 0, 0, 0, 0, 0))  # a length that lies
         assert ask(w.GETATTR, 1, bytes(16)) == 0
