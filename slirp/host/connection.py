@@ -146,13 +146,14 @@ class Connection:
             head += options
         self.ack_by = NEVER
         try:
-            if length:
-                self.endpoint.writev((head, payload))
-                if length <= SMALL_BYTES:
-                    self._connections.poller.answer_expected = True
-                    self.endpoint.has_asked = False
-            else:
+            if not length:
                 self.endpoint.writev((head,))
+            elif length > SMALL_BYTES:
+                self.endpoint.writev((head, payload))
+            else:
+                self.endpoint.writev((head + payload,))
+                self.endpoint.has_asked = False
+                self._connections.poller.answer_expected = True
         except OSError as error:  # others: it is lost
             return error.errno not in (errno.EAGAIN, errno.ENOBUFS)
         return True

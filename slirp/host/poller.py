@@ -48,7 +48,15 @@ class Poller:
         """Wait, and call."""
         if self._removed:
             self._removed.clear()
-        ready = self._answer(timeout_seconds) if self.answer_expected else self._epoll.poll(timeout_seconds, 256)
+        if self.answer_expected:
+            self.answer_expected = False
+            ready = self._epoll.poll(0, 256)
+            if ready:  # already, as happens where all share one processor
+                self._answer_seconds -= self._answer_seconds / _SMOOTHING
+            else:
+                ready = self._answer(timeout_seconds)
+        else:
+            ready = self._epoll.poll(timeout_seconds, 256)
         self.ready_count = len(ready)
         for fd, events in ready:
             if fd not in self._removed:
@@ -56,13 +64,8 @@ class Poller:
 
     def _answer(self, timeout_seconds: float) -> list[tuple[int, int]]:
         """Wait for what should come soon."""
-        self.answer_expected = False
-        poll = self._epoll.poll
-        expected, ready, spun = self._answer_seconds, poll(0, 256), False
-        if ready:  # most often, where all share one processor
-            self._answer_seconds -= expected / _SMOOTHING
-            return ready
-        clock = time.perf_counter
+        poll, clock = self._epoll.poll, time.perf_counter
+        expected, ready, spun = self._answer_seconds, [], False
         start = now = clock()
         if expected < SPIN_SECONDS:
             until = start + max(_LEAST, min(SPIN_SECONDS, 2 * expected))

@@ -127,16 +127,18 @@ class Connections:
             return False
         flow, now = connection.flow, time.monotonic()
         payload = view[options_end:end]
-        options = b"" if options_end == header_end else bytes(view[header_end:options_end])
-        bare = flags == tcp.ACK and end == header_end
-        if not (options or bare or flags & tcp.FIN or connection.acknowledgment is not None) and flow.predicted(
-            sequence, acknowledgment, window, payload, now
+        if (
+            options_end == header_end < end
+            and flags & (tcp.ACK | tcp.FIN) == tcp.ACK
+            and connection.acknowledgment is None
+            and flow.predicted(sequence, acknowledgment, window, payload, now)
         ):
             self._heard(connection, now)
             return True
+        options = b"" if options_end == header_end else bytes(view[header_end:options_end])
         ports = connection.guest_port, connection.remote_port
         segment = tcp.Segment(*ports, sequence, acknowledgment, flags, window, options, payload)
-        if bare and sequence == flow.incoming.expected:
+        if flags == tcp.ACK and end == header_end and sequence == flow.incoming.expected:
             self._bare(connection, segment)
         else:
             self._segment(connection, segment, now)

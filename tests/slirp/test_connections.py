@@ -194,6 +194,19 @@ def test_what_is_expected_takes_the_short_way(hand: Hand, listener: socket.socke
         assert len(heard) == 1
 
 
+def test_what_only_looks_expected_does_not(hand: Hand, listener: socket.socket, heard: list[tcp.Segment]) -> None:
+    """Without an acknowledgment nothing of a segment counts, and an empty one is not acknowledged."""
+    server, _ = listener.accept()
+    with server:
+        hand.send(tcp.PSH, b"no acknowledgment", whole_checksum=False)
+        hand.sequence -= len(b"no acknowledgment")
+        hand.send(tcp.ACK | tcp.PSH, b"", whole_checksum=False)
+        assert len(heard) == 2
+        assert hand.connections.due > time.monotonic() + ACK_SECONDS
+        hand.send(tcp.ACK | tcp.PSH, b"data", whole_checksum=False)
+        assert server.recv(100) == b"data"
+
+
 def test_of_bare_acknowledgments_in_a_row_the_last_tells_all(
     hand: Hand, listener: socket.socket, heard: list[tcp.Segment]
 ) -> None:
