@@ -9,7 +9,7 @@ advertised. Back-pressure is thus the guest's window in one direction and ours i
     CONNECTING   the guest's SYN is here, the host's connect() is under way (an outgoing connection)
     SYN_RECEIVED the host has connected, our SYN-ACK is out
     SYN_SENT     our SYN to the guest is out (a published port)
-    OPEN         both ways; each half closes by itself (`guest_ended`, `host_ended`)
+    OPEN         both ways; each half closes by itself (`incoming.ended`, `outgoing.host_ended`)
     LINGERING    both ended; late segments are still acknowledged
     CLOSED       nothing is sent any more
 
