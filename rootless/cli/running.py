@@ -20,6 +20,7 @@ from rootless.cli.program import CommandFailed, with_help
 from rootless.client import ApiError, Client, Hijacked, Response
 from rootless.client.client import segment
 from rootless.client.connection import Connection, ConnectionLost
+from rootless.model import reference
 from rootless.model.errors import InvalidParameter, RootlessError
 
 FAILED, NOT_EXECUTABLE, NOT_FOUND = 125, 126, 127
@@ -45,6 +46,7 @@ def create(invocation: Invocation, words: Sequence[str], options: Mapping[str, A
         except ApiError as error:
             if error.status != 404 or not _is_missing(error.message) or options["pull"] not in ("missing", "lazy"):
                 raise
+            reference.parse(image)  # what can be none is refused before anything is said of pulling it
             if not options["quiet"]:
                 invocation.complain(f"Unable to find image '{_with_tag(image)}' locally")
             _pull(invocation, image, options)

@@ -31,7 +31,7 @@ from rootless.registry.transport import Broken
 from rootless.store import files
 from rootless.store.layout import Layout, hex_of
 
-LAYERS_AT_ONCE = 3  # docker's; each takes memory for its entries. Fetched; as many wait for the disk meanwhile
+LAYERS_AT_ONCE = 3  # docker's; each takes memory for its entries
 LOCK_POLL_SECONDS = 0.2
 RESUMED = (Broken, Unavailable)  # after these what has come is kept for the next pull
 KEPT_FROM_BYTES = 1 << 20  # a smaller layer is fetched anew rather than kept when it breaks off
@@ -212,7 +212,6 @@ async def _store(layout: Layout, repository: Repository, found: Found, progress:
         pulled = Pulled(found.manifest.data, f"{wanted.repository}@{found.shown}")
 
         def place() -> tuple[str, bool]:
-            _give_back_buffers()
             before = _image_meant(layout, wanted, found)
             image_id = place_image(layout, {}, found.config, names, staging, pulled)
             for descriptor, diff_id in zip(found.descriptors, found.layers, strict=True):
@@ -242,7 +241,7 @@ def _give_up(layout: Layout, found: Found, *, keep_parts: bool) -> None:
 
 
 def _give_back_buffers() -> None:
-    """The C library keeps what it was given for later; merging the layers takes its memory from elsewhere. 10 MB."""
+    """The C library keeps what it was given for later; entries of layers take their memory from elsewhere. 10 MB."""
     import ctypes
 
     with suppress(AttributeError, OSError):  # malloc_trim(3) is glibc's
@@ -253,7 +252,7 @@ async def _layers(repository: Repository, layout: Layout, found: Found, staging:
     """Fetch those that are not here. Each goes to its place as soon as it is whole, where another pull finds it;
     `staging` holds all of them."""
     here = await trio.to_thread.run_sync(layout.hold, staging, found.layers)
-    fetching, finishing = trio.CapacityLimiter(LAYERS_AT_ONCE), trio.CapacityLimiter(LAYERS_AT_ONCE)
+    fetching, finishing = trio.CapacityLimiter(LAYERS_AT_ONCE), trio.CapacityLimiter(1)
     asked: set[str] = set()
     try:
         async with trio.open_nursery() as nursery:
@@ -327,6 +326,7 @@ async def _download(
 
     def finish() -> None:
         partial.finish(diff_id, repository.registry.host)
+        _give_back_buffers()
         _place(layout, partial, diff_id)
 
     begin: Callable[[], int] = lambda: partial.begin(kept)  # noqa: E731

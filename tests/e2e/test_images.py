@@ -15,6 +15,7 @@ import pytest
 
 from tests.busybox import busybox_tar
 from tests.e2e.conftest import Installation
+from tests.images.registries import tar_of
 
 pytestmark = [pytest.mark.e2e, pytest.mark.kernel]
 
@@ -84,10 +85,13 @@ def test_absolute_names_and_links_stay_inside(rootless: Installation, tmp_path: 
 
 
 def test_an_image_in_use_is_not_removed(rootless: Installation, name: str) -> None:
-    rootless("create", "--name", name, "busybox")
-    done = rootless("rmi", "busybox", check=1)
+    rootless("import", "-", "used:1", stdin=tar_of({"used": b""}))
+    rootless("create", "--name", name, "used:1", "/used")
+    done = rootless("rmi", "used:1", check=1)
     assert "is using" in done.stderr.decode()
-    assert "busybox" in rootless.out("images")
+    assert "used" in rootless.out("images")
+    rootless("rm", name)
+    rootless("rmi", "used:1")
 
 
 def test_unknown_images(rootless: Installation) -> None:

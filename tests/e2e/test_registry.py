@@ -255,6 +255,11 @@ def test_what_cannot_be_done(rootless: Installation, words: list[str], said: str
     assert b"Using default tag" not in done.stdout or "invalid" not in said
 
 
+def test_what_can_be_no_image_is_not_pulled(rootless: Installation) -> None:
+    done = rootless("run", "busybox:", check=125)
+    assert done.stderr.startswith(b"rootless: invalid reference format: 'busybox:'")
+
+
 def test_a_certificate_authority_of_one_s_own(secured: tuple[str, Path], tmp_path: Path) -> None:
     """certs.d, seen from where loopback may not do without: the context is asked whether it knows the server."""
     from rootless.registry.certificates import tls_context
