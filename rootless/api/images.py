@@ -256,8 +256,13 @@ async def tag(engine: Engine, request: Request, parameters: dict[str, str]) -> R
 
 
 async def remove(engine: Engine, request: Request, parameters: dict[str, str]) -> Response:
-    image = engine.images.resolve(parameters["name"])
-    return json_response(await _remove(engine, image, parameters["name"], force=request.flag("force")))
+    name = parameters["name"]
+    try:
+        image = engine.images.resolve(name)
+    except NotFound:
+        reference.parse(f"sha256:{name}" if set(name) <= set("0123456789abcdef") else name)  # what can be none is 400
+        raise
+    return json_response(await _remove(engine, image, name, force=request.flag("force")))
 
 
 async def _remove(engine: Engine, image: Image, name: str, *, force: bool) -> list[dict[str, str]]:

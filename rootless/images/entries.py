@@ -35,9 +35,9 @@ def place_pulled(entries: list[dict[str, Any]], entry: dict[str, Any], name: str
     place_name(entries, place, name)
 
 
-def place_name(entries: list[dict[str, Any]], like: dict[str, Any], name: str) -> None:
-    """Give an image a further name, with the manifest of `like`, one of its entries; another image that had it becomes
-    untagged (in place). Raises Conflict."""
+def place_name(entries: list[dict[str, Any]], like: dict[str, Any], name: str, *, beside: bool = False) -> None:
+    """Give an image a further name, with the manifest of `like`, one of its entries, which takes it where it has none,
+    unless it is to be `beside`; another image that had it becomes untagged (in place). Raises Conflict."""
     if not name:
         return
     if name == HOST_NAME:
@@ -47,7 +47,7 @@ def place_name(entries: list[dict[str, Any]], like: dict[str, Any], name: str) -
             if entry["digest"] == like["digest"]:
                 return
             drop_name(entries, entry)
-    if name_of(like):
+    if name_of(like) or beside:
         entries.append(like := dict(like))
     like["annotations"] = {**(like.get("annotations") or {}), NAME_ANNOTATION: name, REF_ANNOTATION: name}
 

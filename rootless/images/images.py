@@ -324,7 +324,9 @@ class Images:
             mine = [entry for entry in entries if entry["digest"] == image.manifest_digest]
             if not mine:
                 raise NotFound(f"No such image: {image.id}")
-            place_name(entries, entry_meant(mine, text), name)
+            like = entry_meant(mine, text)
+            repository = origin_of(like).repository  # what was pulled by digest alone is still had by that
+            place_name(entries, like, name, beside=repository not in ("", name.rpartition(":")[0]))
 
     def _pulled(self, image: Image, text: str) -> Pulled | None:
         """The registry's manifest of an image in additional stores, where it has one."""

@@ -27,7 +27,9 @@ def remove_image(layout: Layout, uses: Uses, image: Image, text: str, force: boo
     with layout.changing() as entries:
         mine = [entry for entry in entries if entry["digest"] == image.manifest_digest]
         names = [name for entry in mine if (name := name_of(entry))]
-        if by_id and len(names) > 1 and not force:
+        alone = {origin_of(entry).repository for entry in mine if not name_of(entry)}
+        apart = alone - {"", *(name.rpartition(":")[0] for name in names)}
+        if by_id and len(names) + len(apart) > 1 and not force:
             raise Conflict(
                 f"conflict: unable to delete {hex_of(image.id)[:12]} (must be forced) - "
                 "image is referenced in multiple repositories"
@@ -46,7 +48,12 @@ def remove_image(layout: Layout, uses: Uses, image: Image, text: str, force: boo
             going = [entry for entry in going if not name_of(entry)]
         last = len(going) == len(mine)
         user = next((who for used, who in uses.all() if used == image.id), None)
-        if last and user is not None and (by_id or not force):
+        if last and user is not None and by_id:
+            raise Conflict(
+                f"conflict: unable to delete {hex_of(image.id)[:12]} (cannot be forced) - image is being used by "
+                f"container {user}"
+            )
+        if last and user is not None and not force:
             raise Conflict(
                 f"conflict: unable to remove repository reference {text!r} (must force) - container {user} is "
                 f"using its referenced image {hex_of(image.id)[:12]}"

@@ -230,6 +230,8 @@ def test_a_pull_that_was_interrupted_goes_on_where_it_was(rootless: Installation
     ("words", "said"),
     [
         (["pull", "UPPER"], "invalid reference format: repository name (library/UPPER) must be lowercase"),
+        (["rmi", "UPPER"], "invalid reference format: repository name (library/UPPER) must be lowercase"),
+        (["rmi", "0" * 64], f"No such image: {'0' * 64}"),
         (["pull", "busybox:"], "invalid reference format: 'busybox:'"),
         (["pull", ""], "invalid reference format: ''"),
         (["pull", ":tag"], "invalid reference format: ':tag'"),

@@ -89,8 +89,8 @@ def test_one_that_is_pulled_by_its_digest_stands_beside_the_names(tmp_path: Path
         assert check(images) == []
         trio.run(images.tag, image, f"{address}/beside/new", "1", digest)
         assert digest_of(send_image(images, f"{address}/beside/new:1")) == gzipped
-        remove(images, f"{address}/beside/new:1")
-        remove(images, name)
+        for text in (f"{address}/beside/new:1", name, digest):
+            remove(images, text)
         assert list(images.layout.blobs.iterdir()) == []
 
 

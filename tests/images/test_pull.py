@@ -15,7 +15,7 @@ from fuse_overlay import open_tree
 from rootless.images.images import Images
 from rootless.images.pulling import pull_image
 from rootless.model import platforms, reference
-from rootless.model.errors import InvalidParameter, NotFound, RootlessError
+from rootless.model.errors import Conflict, InvalidParameter, NotFound, RootlessError
 from rootless.model.platforms import Platform
 from rootless.registry.access import Access
 from rootless.registry.media import INDEXES, MANIFESTS, choose
@@ -108,6 +108,30 @@ def test_rmi_takes_the_digests_of_a_repository_with_its_last_name(tmp_path: Path
     assert images.resolve(f"{name}@{digest}").id == image.id
     rows = remove(f"{name}@{digest}")
     assert rows[:2] == [{"Untagged": f"{name}@{digest}"}, {"Deleted": image.id}]
+    assert images.layout.entries() == []
+
+
+def test_a_digest_stays_where_a_name_of_another_repository_goes(tmp_path: Path, server: tuple[str, Path]) -> None:
+    images, name = store(tmp_path), f"{server[0]}/team/app"
+    push(docker_archive([BOTTOM, TOP], ["x:1"]), f"{name}:1", tmp_path)
+    digest = next(m["status"][8:] for m in pull(images, f"{name}:1") if m["status"].startswith("Digest: "))
+
+    def remove(text: str) -> list[dict[str, str]]:
+        return trio.run(lambda: images.remove(text, force=False))
+
+    remove(f"{name}:1")
+    pull(images, f"{name}@{digest}")
+    image = images.resolve(f"{name}@{digest}")
+    trio.run(images.tag, image, "mine", "1", image.id)
+    with pytest.raises(Conflict, match=r"\(must be forced\) - image is referenced in multiple repositories"):
+        remove(image.id)
+    assert remove("mine:1") == [{"Untagged": "mine:1"}]
+    trio.run(images.use, "c" * 64, image)
+    with pytest.raises(Conflict, match=r"\(cannot be forced\) - image is being used by container cccccccccccc"):
+        trio.run(lambda: images.remove(image.id, force=True))
+    images.uses.remove("c" * 64)
+    trio.run(images.tag, image, f"{name}", "2", image.id)
+    assert remove(f"{name}:2")[:2] == [{"Untagged": f"{name}:2"}, {"Untagged": f"{name}@{digest}"}]
     assert images.layout.entries() == []
 
 

@@ -33,6 +33,7 @@ EXPECTED = (
     "No such image",
     "is using its referenced image",
     "must be forced",
+    "cannot be forced",
     "already in progress",
     "Unable to find image",
     "lost the connection",  # of killed engines
