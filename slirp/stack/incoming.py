@@ -46,7 +46,7 @@ class Incoming:
         self.expected = self._edge = sequence & MASK
 
     def window(self, most: int = RECEIVE_WINDOW) -> int:
-        """Bytes to offer now."""
+        """Bytes to offer now, so many at most."""
         room = RECEIVE_WINDOW - self.kept_bytes - self._early.held_bytes
         if room > most:
             room = most
@@ -55,7 +55,7 @@ class Incoming:
             if (edge - self._edge) & MASK <= MASK >> 1:
                 self._edge = edge
                 return room
-        return max(0, distance(self._edge, self.expected))
+        return min(most, max(0, distance(self._edge, self.expected)))
 
     def blocks(self) -> list[tuple[int, int]]:
         """Selective acknowledgments; what came again is told of once, first (RFC 2883)."""

@@ -31,6 +31,7 @@ class ByHand:
         payload: bytes | memoryview,
         mss: int,
     ) -> bool:
+        assert 0 <= window <= 0xFFFF
         self.sent.append((flags, sequence, acknowledgment, bytes(payload)))
         self.window, self.options = window, options
         return self.takes

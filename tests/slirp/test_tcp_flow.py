@@ -238,6 +238,17 @@ def test_a_guest_that_never_answers_is_given_up() -> None:
     assert len(hand.sent) <= 4
 
 
+def test_a_syn_again_is_offered_what_a_syn_can_tell() -> None:
+    """Also where an acknowledgment of nothing was answered before, with all of our window."""
+    hand = ByHand(MemoryHost(), options=SELECTIVE)
+    hand.flow.host_connected(0.0)
+    hand.give(ACK, 1000, 9999)
+    assert hand.window << tcp_flow.WINDOW_SHIFT == RECEIVE_WINDOW
+    hand.give(SYN, 999, 0)
+    assert hand.sent[-1][:2] == (SYN | ACK, 5000)
+    assert hand.window == 0xFFFF
+
+
 near = st.integers(-60, 120)
 
 

@@ -63,6 +63,7 @@ class TcpMachine(RuleBasedStateMachine):
         if data and self.full:
             return False
         assert flags == SYN | ACK or flags & ACK
+        assert 0 <= window <= 0xFFFF
         if flags & SYN:
             self.allowed = window  # not scaled
         else:
