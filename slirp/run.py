@@ -229,7 +229,7 @@ class Network:
                 self._capture_to(None)
             if buffer[HEADER_BYTES : HEADER_BYTES + 12] == usual:
                 if segment(endpoint, buffer, view, length):
-                    if poller.answer_expected and not endpoint.has_asked:
+                    if poller.answer_expected and not endpoint.has_asked and poller.ready_count == 1:
                         endpoint.has_asked = True  # who waits for an answer has sent nothing more, most likely
                         break
                     continue  # never too many: they wait for our acknowledgments
