@@ -36,8 +36,8 @@ class Directory:
     """A directory of the union. `lowers` are those it is merged from, highest first, as (layer, place).
 
     `names`, once loaded, is complete: name -> what it is (node id of a lower's, a node, or IN_UPPER); `order` gives
-    every name a cookie that stays, with None where a name went. Where a name stands in it is noted once the first of
-    them goes: most directories are only read."""
+    every name a cookie that stays, with None where a name went; the first `of_lowers` are the lowers' names. Where a
+    name stands in it is noted once the first of them goes: most directories are only read."""
 
     __slots__ = (
         "_positions",
@@ -50,6 +50,7 @@ class Directory:
         "lowers",
         "name",
         "names",
+        "of_lowers",
         "order",
         "parent",
     )
@@ -65,6 +66,7 @@ class Directory:
         self.final = b""  # its last attributes, once it is gone
         self.names: dict[bytes, Child] | None = None
         self.order: list[bytes | None] = []
+        self.of_lowers = 0
         self._positions: dict[bytes, int] | None = None
         self.default_acl: bool | None = None
 

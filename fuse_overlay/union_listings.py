@@ -13,6 +13,7 @@ from fuse_overlay.union.merge import WHITED_OUT, merged
 from fuse_overlay.upper import Upper
 
 MOST_NAMES = 200_000  # kept of all directories together
+MOST_PLACES = 16 << 20  # bytes
 
 
 class Listings:
@@ -20,10 +21,13 @@ class Listings:
         self._upper = upper
         self._kept: collections.OrderedDict[Directory, int] = collections.OrderedDict()  # the last used last
         self._names = 0  # of all that are kept
+        self._places: dict[Directory, bytes] = {}  # of the forgotten: which names of the upper had places, in order
+        self._size = 0  # of all these
 
     def load(self, directory: Directory) -> None:
         """Make `names` complete. Cookies count the lower's names first, whether they show or not, so that those of a
-        directory stay the same when it gets an upper; see `unchanged`. Raises OSError."""
+        directory stay the same when it gets an upper; see `unchanged`. A name keeps its cookie when the directory is
+        loaded anew, for whoever is in the middle of reading it. Raises OSError."""
         below: dict[bytes, None] = {}
 
         def entries(lower: Lower, place: int) -> Iterator[tuple[bytes, int]]:
@@ -34,8 +38,16 @@ class Listings:
         upper = self._upper.scan(directory) if directory.in_upper and not directory.gone else ()
         of_upper: Child = IN_UPPER
         names = merged(upper, (entries(*lower) for lower in directory.lowers), of_upper)
-        order = [name if name in names else None for name in below]
-        order += [name for name in names if name not in below]
+        order = directory.order
+        if directory.names is None:
+            places = self._places_of(directory)
+            later = set(places)  # a lower's name may have come back behind the others
+            order = [*(None if name in later else name for name in below), *places]
+            directory.of_lowers = len(below)
+        order = [name if name in names else None for name in order]
+        if len(names) > len(order) - order.count(None):
+            placed = set(order)
+            order += [name for name in names if name not in placed]
         directory.set_names(names, order)
         self.keep(directory)
 
@@ -46,7 +58,27 @@ class Listings:
         while self._names > MOST_NAMES and len(self._kept) > 1:
             oldest, count = self._kept.popitem(last=False)
             self._names -= count
+            self._keep_places(oldest)
             oldest.set_names(None, [])
+
+    def drop(self, directory: Directory) -> None:
+        """It is gone."""
+        self._names -= self._kept.pop(directory, 0)
+        self._size -= len(self._places.pop(directory, b""))
+
+    def _keep_places(self, directory: Directory) -> None:
+        """The lowers' names are found in the same order again, those of the upper are not."""
+        if len(directory.order) > directory.of_lowers:
+            places = b"/".join(name or b"" for name in directory.order[directory.of_lowers :])
+            self._places[directory] = places
+            self._size += len(places)
+            while self._size > MOST_PLACES:
+                self._size -= len(self._places.pop(next(iter(self._places))))
+
+    def _places_of(self, directory: Directory) -> list[bytes]:
+        places = self._places.pop(directory, None)
+        self._size -= len(places or b"")
+        return [] if places is None else places.split(b"/")
 
 
 def unchanged(directory: Directory) -> tuple[TreeLower, int] | None:

@@ -256,6 +256,7 @@ class Names:
     def _directory_gone(self, directory: Directory, name: bytes, node: Directory, final: bytes) -> None:
         node.gone, node.final = True, final
         self._upper.close_directory(node)
+        self._tree.listings.drop(node)
         node.set_names({}, [])
         node.lowers = []
         directory.drop(name)

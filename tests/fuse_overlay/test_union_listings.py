@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -61,3 +62,53 @@ def test_the_listings_used_last_are_kept(upper: Upper, tmp_path: Path, monkeypat
     assert first.names
     assert third.names
     assert (second.names, second.order) == (None, [])
+
+
+def of_upper(tmp_path: Path, number: int, names: list[str], *below: str) -> Directory:
+    """A directory of the upper, merged with one of a layer."""
+    path = tmp_path / "upper" / str(number)
+    path.mkdir()
+    for name in names:
+        (path / name).touch()
+    made = directory(tmp_path / f"below{number}", list(below))
+    made.in_upper = True
+    made.fd = os.open(path, os.O_RDONLY)
+    return made
+
+
+@pytest.mark.parametrize("forgotten", [True, False])
+def test_who_is_in_the_middle_of_a_listing_goes_on_there_when_it_is_loaded_anew(
+    upper: Upper, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forgotten: bool
+) -> None:
+    monkeypatch.setattr(union_listings, "MOST_NAMES", 30)
+    listings = Listings(upper)
+    names = [f"n{at}" for at in range(20)]
+    made = of_upper(tmp_path, 7, names, "low", "back")
+    listings.load(made)
+    path = tmp_path / "upper" / "7"
+    for name in ("late", "back"):  # the layer's was removed and is made again
+        made.drop(name.encode())
+        (path / name).touch()
+        made.put(name.encode(), 7)
+    before = made.order.copy()
+    for seen in before[:8]:  # read and removed, as `rm -r` does
+        if seen in map(str.encode, names):
+            (path / os.fsdecode(seen or b"")).unlink()
+            made.drop(seen or b"")
+    if forgotten:
+        listings.load(directory(tmp_path / "other", [f"o{at}" for at in range(15)]))
+        assert made.names is None
+        (path / "later").touch()
+    listings.load(made)
+    assert made.order[8:] == before[8:] + ([b"later"] if forgotten else [])
+
+
+def test_what_is_gone_counts_no_more(upper: Upper, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(union_listings, "MOST_NAMES", 30)
+    listings = Listings(upper)
+    stays, gone, more = (of_upper(tmp_path, at, [f"n{n}" for n in range(14)]) for at in range(3))
+    listings.load(stays)
+    listings.load(gone)
+    listings.drop(gone)
+    listings.load(more)
+    assert stays.names
