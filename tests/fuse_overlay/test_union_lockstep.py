@@ -325,8 +325,9 @@ def join(lower: Path, middle: Path, links: list[tuple[str, str, str]]) -> None:
     fewer links than overlayfs does."""
 
     def shows(path: str) -> bool:
-        above = [middle / path, *(middle / path).parents][: path.count("/") + 1]
-        return not any(os.path.lexists(at) and not stat.S_ISDIR(at.lstat().st_mode) for at in above)
+        above = [*(middle / path).parents][: path.count("/")]
+        hides = any(os.path.lexists(at) and not stat.S_ISDIR(at.lstat().st_mode) for at in above)
+        return not hides and not os.path.lexists(middle / path)  # a directory there hides a file
 
     for where, path, new in sorted(links):  # those across first: they may hide nothing that has several names
         source = middle / path if where == "middle" else lower / path
