@@ -266,10 +266,11 @@ async def remove(engine: Engine, request: Request, parameters: dict[str, str]) -
 
 
 async def _remove(engine: Engine, image: Image, name: str, *, force: bool) -> list[dict[str, str]]:
+    mounted = engine.images.source(image).key
     done = await engine.images.remove(name, force=force)
     twins = any(other.layers == image.layers for other in engine.images.all())  # on the same mount, perhaps starting
     if any("Deleted" in row for row in done) and not twins:
-        await engine.link.unmount(engine.images.source(image).key)
+        await engine.link.unmount(mounted)
     for row in done:
         action, name = next(iter(row.items()))
         engine.events.emit("image", "untag" if action == "Untagged" else "delete", image.id, {"name": name})

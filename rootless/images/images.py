@@ -162,7 +162,11 @@ class Images:
         if self.lazy is not None and (lazy := self.lazy.images.get(image.id)) is not None:
             return ImageSource(f"lazy-{lazy.tree.name[-27:]}", "lazy", lazy.tree, lazy.layers)
         tree = self.layout.tree(image.layers)
-        return ImageSource(tree.name[:32], "tree", tree, tuple(self.layout.layer(layer) for layer in image.layers))
+        layers = tuple(self.layout.layer(layer) for layer in image.layers)
+        inode = 0
+        with contextlib.suppress(OSError):  # one that is made anew is mounted anew: a server keeps the file it opened
+            inode = tree.stat().st_ino
+        return ImageSource(f"{tree.name[:32]}-{inode}", "tree", tree, layers)
 
     async def sound_source(self, image: Image) -> ImageSource:
         """The same, its indexes made anew where they are missing, damaged or of another version. Looking costs 0.1 ms.
@@ -171,6 +175,7 @@ class Images:
         source = self.source(image)
         if source.kind == "tree" and not mending.is_sound(source, image.layers):
             await trio.to_thread.run_sync(mending.mend, source, image.layers)
+            source = self.source(image)
         return source
 
     def forget(self) -> None:

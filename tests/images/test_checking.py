@@ -57,6 +57,17 @@ def test_a_good_store(tmp_path: Path, images: Images) -> None:
     assert everything(tmp_path) == before
 
 
+def test_a_tree_that_was_made_anew_is_mounted_anew(images: Images) -> None:
+    """A file that is cut short in its place is full of zeros for the server that has it mapped, as far as its page."""
+    app = images.resolve("base:1")
+    before = images.source(app)
+    assert trio.run(images.sound_source, app) == before
+    before.tree.write_bytes(b"x")
+    after = trio.run(images.sound_source, app)
+    assert after.key != before.key
+    assert images.source(app) == after
+
+
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("what", ["layer index", "tree", "link", "manifest", "index.json"])
 def test_what_can_be_mended(images: Images, what: str, damage: Callable[[Path], None]) -> None:
