@@ -268,6 +268,9 @@ class Files:
         stored = marks.stored_name(name)
         if stored is None:
             raise OSError(errno.ENODATA, "ours")
+        present = self._xattrs_of(nodeid)
+        if isinstance(present, dict) and name not in present and not name.startswith(b"system."):
+            raise OSError(errno.ENODATA, "a lower's has none")  # and is not copied up for that
         where = self._writable_xattrs(nodeid)
         os.removexattr(where, stored, follow_symlinks=isinstance(where, int))
         self._acl_changed(nodeid, name)

@@ -263,3 +263,12 @@ def test_an_owner_that_does_not_exist_here_is_noted_at_copy_up(tmp_path: Path) -
 
     with_mount(serve, tmp_path / "target", look, read_only=False)
     assert os.getxattr(tmp_path / "upper" / "file", "user.overlay.rootless.owner") == b"33:34:100640"
+
+
+def test_a_file_is_not_copied_up_for_an_xattr_it_does_not_have(mounted: Mounted, tmp_path: Path) -> None:
+    def look(top: Path) -> None:
+        with pytest.raises(OSError, match="No data available"):
+            os.removexattr(top / "etc" / "passwd", "user.absent")
+
+    mounted(look)
+    assert not (tmp_path / "upper" / "etc").exists()
