@@ -57,7 +57,8 @@ class ImageServer:
 
     def __init__(self, device: Device, tree: Tree, id_count: int) -> None:
         self.device = device
-        self._reply, self._error, self._write = device.reply, device.error, device.write
+        self._reply, self._error = device.reply, device.error
+        self._write, self._write_one = device.write, device.write_one
         self._index = tree.index
         self._tars = tree.tars
         self._id_count = id_count
@@ -149,7 +150,8 @@ class ImageServer:
         listing, last = self._index.listing(first + offset, first + count, min(size, MAX_READ))
         if greatest_id >= self._id_count:
             listing = self._squash(listing)
-        self._write([w.OUT_HEADER.pack(w.OUT_HEADER.size + len(listing), 0, unique), listing])
+        # copied, and not written from the map: who is killed while the kernel waits for a page of that leaves an EIO
+        self._write_one(w.OUT_HEADER.pack(w.OUT_HEADER.size + len(listing), 0, unique) + listing)
         if last and self.prefetcher is not None:
             self.prefetcher.listed(nodeid - 1)
 
