@@ -14,6 +14,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+from fuse_overlay.behind import Behind
 from fuse_overlay.errors import LayerError
 from fuse_overlay.layers import build, index, indexing
 from fuse_overlay.layers.index import SPARSE, Index, LayerId, Node, Row
@@ -21,6 +22,7 @@ from fuse_overlay.layers.tar import TarParser
 
 TAR_NAME = "layer.tar"
 INDEX_NAME = "index"
+_BEHIND_BYTES = 64 << 10  # a smaller piece is hashed at once: handing it over costs as much
 
 
 @dataclass(frozen=True)
@@ -41,19 +43,24 @@ class LayerWriter:
         self._directory = directory
         self._parser = TarParser()
         self._tree = build.LayerTree()
-        self._hash = hashlib.sha256()
+        self._hash, self._hashing = hashlib.sha256(), Behind()
         self._size = 0
         self._fd = os.open(directory / TAR_NAME, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
 
     @property
     def diff_id(self) -> str:
         """Of what has been written so far."""
+        self._hashing.wait()
         return f"sha256:{self._hash.hexdigest()}"
 
     def write(self, data: bytes | memoryview) -> None:
+        if isinstance(data, bytes) and len(data) >= _BEHIND_BYTES:
+            self._hashing.call(self._hash.update, data)
+        else:
+            self._hashing.wait()
+            self._hash.update(data)
         for entry in self._parser.feed(data):
             self._tree.add(entry)
-        self._hash.update(data)
         view = memoryview(data)
         self._size += len(view)
         while view:
@@ -61,6 +68,8 @@ class LayerWriter:
 
     def finish(self) -> Layer:
         """Check the end, write the index, sync both."""
+        self._hashing.wait()
+        self._hashing.close()
         self._parser.close()
         os.fsync(self._fd)
         os.close(self._fd)
@@ -71,6 +80,7 @@ class LayerWriter:
 
     def abort(self) -> None:
         """Close what is open; the directory is the caller's to remove. Idempotent."""
+        self._hashing.close()
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
