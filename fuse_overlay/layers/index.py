@@ -38,7 +38,7 @@ XATTRS = 2  # header flag: some row has extended attributes
 HEADER = struct.Struct("<8sIIIIIQQI")  # magic version flags layers rows dirents listing_bytes heap_bytes crc
 LAYER = struct.Struct("<32sQ")
 ROW = struct.Struct("<IIIIQqIIQIIIIIIIII")
-EXTENT, _EXTENT_AT = struct.Struct("<II8xI"), struct.calcsize("<IIIIQqIIQIIII")  # a part of ROW, see `Index.extent`
+_EXTENT, _EXTENT_AT = struct.Struct("<II8xI"), struct.calcsize("<IIIIQqIIQIIII")  # a part of ROW, see `Index.extent`
 DIRENT = struct.Struct("<IIHH")  # record's place in the listing (units of 8 bytes), row, bytes of the name, unused
 PIECE = struct.Struct("<QQ")
 NAME_AT = w.ENTRY.size + w.ATTR.size + w.DIRENT.size
@@ -191,7 +191,7 @@ class Index:
         """Of a row, what a listing needs: (first_dirent, dirents, greatest_id). Raises IndexError."""
         if not 0 <= number < self.rows:
             raise IndexError(number)
-        return EXTENT.unpack_from(self._map, self._rows_at + number * ROW.size + _EXTENT_AT)
+        return _EXTENT.unpack_from(self._map, self._rows_at + number * ROW.size + _EXTENT_AT)
 
     def segments(self, row: Row, offset: int, size: int) -> Iterator[tuple[int, int]]:
         """The content of a regular file, see the function of this name."""

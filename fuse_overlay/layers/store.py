@@ -13,12 +13,15 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from fuse_overlay.behind import Behind
 from fuse_overlay.errors import LayerError
 from fuse_overlay.layers import build, index, indexing
 from fuse_overlay.layers.index import SPARSE, Index, LayerId, Node, Row
 from fuse_overlay.layers.tar import TarParser
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future, ThreadPoolExecutor
 
 TAR_NAME = "layer.tar"
 INDEX_NAME = "index"
@@ -43,21 +46,27 @@ class LayerWriter:
         self._directory = directory
         self._parser = TarParser()
         self._tree = build.LayerTree()
-        self._hash, self._hashing = hashlib.sha256(), Behind()
+        self._hash = hashlib.sha256()
+        self._pool: ThreadPoolExecutor | None = None  # hashes a large piece while the next is unpacked
+        self._hashing: Future[None] | None = None
         self._size = 0
         self._fd = os.open(directory / TAR_NAME, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
 
     @property
     def diff_id(self) -> str:
         """Of what has been written so far."""
-        self._hashing.wait()
+        self._hashed()
         return f"sha256:{self._hash.hexdigest()}"
 
     def write(self, data: bytes | memoryview) -> None:
+        self._hashed()
         if isinstance(data, bytes) and len(data) >= _BEHIND_BYTES:
-            self._hashing.call(self._hash.update, data)
+            if self._pool is None:
+                from concurrent.futures import ThreadPoolExecutor  # 4 ms that a start does not pay
+
+                self._pool = ThreadPoolExecutor(1, "hash")
+            self._hashing = self._pool.submit(self._hash.update, data)
         else:
-            self._hashing.wait()
             self._hash.update(data)
         for entry in self._parser.feed(data):
             self._tree.add(entry)
@@ -68,8 +77,8 @@ class LayerWriter:
 
     def finish(self) -> Layer:
         """Check the end, write the index, sync both."""
-        self._hashing.wait()
-        self._hashing.close()
+        self._hashed()
+        self._end_pool()
         self._parser.close()
         os.fsync(self._fd)
         os.close(self._fd)
@@ -80,10 +89,20 @@ class LayerWriter:
 
     def abort(self) -> None:
         """Close what is open; the directory is the caller's to remove. Idempotent."""
-        self._hashing.close()
+        self._end_pool()
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+    def _hashed(self) -> None:
+        """All that was written."""
+        if self._hashing is not None:
+            self._hashing.result()
+            self._hashing = None
+
+    def _end_pool(self) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(wait=False)
 
 
 def read_layer(directory: Path) -> Layer:

@@ -260,7 +260,8 @@ async def remove(engine: Engine, request: Request, parameters: dict[str, str]) -
     try:
         image = engine.images.resolve(name)
     except NotFound:
-        reference.parse(f"sha256:{name}" if set(name) <= set("0123456789abcdef") else name)  # what can be none is 400
+        if not reference.is_id(name):
+            reference.parse(name)  # what can be none is 400
         raise
     return json_response(await _remove(engine, image, name, force=request.flag("force")))
 

@@ -26,10 +26,7 @@ def remove_image(layout: Layout, uses: Uses, image: Image, text: str, force: boo
     by_id = hex_of(image.id).startswith(text.removeprefix("sha256:")) and len(text) >= _MIN_ID_PREFIX
     with layout.changing() as entries:
         mine = [entry for entry in entries if entry["digest"] == image.manifest_digest]
-        names = [name for entry in mine if (name := name_of(entry))]
-        alone = {origin_of(entry).repository for entry in mine if not name_of(entry)}
-        apart = alone - {"", *(name.rpartition(":")[0] for name in names)}
-        if by_id and len(names) + len(apart) > 1 and not force:
+        if by_id and _references(mine) > 1 and not force:
             raise Conflict(
                 f"conflict: unable to delete {hex_of(image.id)[:12]} (must be forced) - "
                 "image is referenced in multiple repositories"
@@ -40,9 +37,7 @@ def remove_image(layout: Layout, uses: Uses, image: Image, text: str, force: boo
             if any(_meant(store.entries(), text) for store in layout.additional):
                 raise Conflict(f"conflict: unable to delete {text}: it is in a read-only store (additional_stores)")
             raise NotFound(f"No such image: {text}")  # another engine has taken the name since it was found
-        untagged = [name for entry in going if (name := name_of(entry))]
         if "@" in text and not by_id:
-            untagged = []
             for entry in filter(name_of, going):
                 del entry["annotations"][PULLED_ANNOTATION]  # it is still had by its name
             going = [entry for entry in going if not name_of(entry)]
@@ -65,10 +60,21 @@ def remove_image(layout: Layout, uses: Uses, image: Image, text: str, force: boo
             bare = {key: value for key, value in going[0].items() if key != "annotations"}
             entries.append(bare)  # what its containers need stays, without a name
         gone = digests - _digests(one for one in entries if one["digest"] == image.manifest_digest)
-    done = [{"Untagged": reference.parse(name).familiar} for name in (*untagged, *sorted(gone))]
+    done = [{"Untagged": reference.parse(name).familiar} for name in (*_names(going), *sorted(gone))]
     if delete:
         done += [{"Deleted": image.id}, *({"Deleted": layer} for layer in collect(layout))]
     return done
+
+
+def _names(entries: Iterable[dict[str, Any]]) -> list[str]:
+    return [name for entry in entries if (name := name_of(entry))]
+
+
+def _references(entries: Sequence[dict[str, Any]]) -> int:
+    """Names, and repositories that an image has a digest of and no name."""
+    names = _names(entries)
+    alone = {origin_of(entry).repository for entry in entries if not name_of(entry)}
+    return len(names) + len(alone - {"", *(name.rpartition(":")[0] for name in names)})
 
 
 def _digests(entries: Iterable[dict[str, Any]]) -> set[str]:

@@ -56,7 +56,7 @@ def parse(text: str) -> Reference:
     """A reference as a user writes it; the tag is `latest` where neither tag nor digest is given.
 
     Raises InvalidParameter with docker's words."""
-    if _ID.fullmatch(text):
+    if is_id(text):
         raise InvalidParameter(f"invalid repository name ({text}), cannot specify 64-byte hexadecimal strings")
     rest, _, digest = text.partition("@")
     if digest and not _DIGEST.fullmatch(digest):
@@ -78,6 +78,11 @@ def parse(text: str) -> Reference:
     if not _PATH.fullmatch(path) or len(path) > 255:
         raise InvalidParameter(f"invalid reference format: {text!r}")
     return Reference(registry, path, tag or ("" if digest else DEFAULT_TAG), digest)
+
+
+def is_id(text: str) -> bool:
+    """Whether it is the whole id of an image, without its algorithm."""
+    return _ID.fullmatch(text) is not None
 
 
 def has_tag(text: str) -> bool:

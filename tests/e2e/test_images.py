@@ -89,7 +89,7 @@ def test_an_image_in_use_is_not_removed(rootless: Installation, name: str) -> No
     rootless("create", "--name", name, "used:1", "/used")
     done = rootless("rmi", "used:1", check=1)
     assert "is using" in done.stderr.decode()
-    assert "used" in rootless.out("images")
+    assert rootless.out("image", "inspect", "-f", "{{.RepoTags}}", "used:1") == "[used:1]"
     rootless("rm", name)
     rootless("rmi", "used:1")
 

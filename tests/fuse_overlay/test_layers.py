@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import tarfile
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -42,6 +45,26 @@ def write_layer(directory: Path, data: bytes, piece: int = 1 << 20) -> None:
         writer.finish()
     finally:
         writer.abort()
+
+
+@pytest.mark.parametrize("piece", [1000, 1 << 16, (1 << 16) + 1, 1 << 20])
+def test_the_diff_id_is_that_of_all_pieces_large_and_small(tmp_path: Path, piece: int) -> None:
+    data = archive(("a", F, os.urandom(700_000), ""), ("b", F, b"b", ""))
+    writer = LayerWriter(tmp_path)
+    writer.write(data[:10])
+    for start in range(10, len(data), piece):
+        part = data[start : start + piece]
+        writer.write(memoryview(bytearray(part)) if start // piece % 3 == 2 else part)
+        assert writer.diff_id == f"sha256:{hashlib.sha256(data[: start + piece]).hexdigest()}"
+    assert writer.finish().diff_id == f"sha256:{hashlib.sha256(data).hexdigest()}"
+    end = time.monotonic() + 10
+    while hashing() and time.monotonic() < end:
+        time.sleep(0.01)
+    assert not hashing()
+
+
+def hashing() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("hash")]
 
 
 def tree_of(tmp_path: Path, *archives: bytes) -> dict[str, bytes]:
