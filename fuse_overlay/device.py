@@ -1,18 +1,16 @@
 """The loop over a FUSE descriptor: requests checked and handed to the method of their opcode, answers written.
 
-Shared by the servers; knows no file system. Most of what a request costs is waking: the server, then its client, each
-on a CPU that has just fallen idle (on a virtual machine an exit to the hypervisor). So as long as one request follows
-another, the server stays awake for a moment after each and looks for the next, giving way to whoever wants its CPU."""
+Shared by the servers; knows no file system."""
 
 from __future__ import annotations
 
 import errno
 import os
-import select
 import struct
 import time
 from collections.abc import Callable, Mapping
 
+from fuse_overlay.awake import staying_awake
 from fuse_overlay.wire import structs as w
 
 MAX_READ = 1 << 20
@@ -53,19 +51,18 @@ class Device:
         if resume:
             self.resend()
         buffer = bytearray(BUFFER_BYTES)
-        waiting = select.poll()
-        waiting.register(self.fd, select.POLLIN)
-        receive, answer, ready, now = self.receive, self.answer, waiting.poll, time.monotonic
-        answered, awake = 0.0, False
+        receive, answer, now = self.receive, self.answer, time.monotonic
+        awake = staying_awake(self.fd, awake_seconds)
+        answered, quick = 0.0, False
         while True:
-            if awake:
-                until = answered + awake_seconds
-                while not ready(0) and now() < until:
-                    os.sched_yield()
+            if quick:
+                awake.stay(answered)
             received = receive(buffer)
             if not received:
                 return
-            awake = now() - answered < awake_seconds
+            if (now() - answered < awake_seconds) != quick:
+                quick = not quick
+                awake.begin() if quick else awake.end()
             answer(handlers, buffer, received, write)
             answered = now()
 
