@@ -5,6 +5,7 @@ from fuse_overlay.directory_server import serve_directory
 from fuse_overlay.errors import LayerError
 from fuse_overlay.image_server import serve_tree
 from fuse_overlay.layers.archive import upper_changes, write_merged, write_upper
+from fuse_overlay.layers.behind import Behind
 from fuse_overlay.layers.emit import TarWriter
 from fuse_overlay.layers.entry import Entry, normalise
 from fuse_overlay.layers.lazy import LazyContent, contents_in_common, merge_lazy_tree, write_lazy_layer
@@ -24,6 +25,7 @@ from fuse_overlay.mount import mount_fuse
 from fuse_overlay.union_server import DirectoryLayer, UnionOptions, serve_union
 
 __all__ = [
+    "Behind",
     "DirectoryLayer",
     "Entry",
     "Layer",

@@ -13,19 +13,15 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from fuse_overlay.errors import LayerError
 from fuse_overlay.layers import build, index, indexing
+from fuse_overlay.layers.behind import Behind
 from fuse_overlay.layers.index import SPARSE, Index, LayerId, Node, Row
 from fuse_overlay.layers.tar import TarParser
 
-if TYPE_CHECKING:
-    from concurrent.futures import Future, ThreadPoolExecutor
-
 TAR_NAME = "layer.tar"
 INDEX_NAME = "index"
-_BEHIND_BYTES = 64 << 10  # a smaller piece is hashed at once: handing it over costs as much
 
 
 @dataclass(frozen=True)
@@ -38,7 +34,8 @@ class Layer:
 
 
 class LayerWriter:
-    """write() the uncompressed tar in pieces of any size, then finish(); abort() at any time.
+    """write() the uncompressed tar in pieces of any size, then finish(); abort() at any time. A large piece is hashed
+    and put to the disk by a thread while the caller makes the next, so that its error may come at the next call.
 
     Raises LayerError for what is not a good archive, OSError from the disk."""
 
@@ -47,62 +44,44 @@ class LayerWriter:
         self._parser = TarParser()
         self._tree = build.LayerTree()
         self._hash = hashlib.sha256()
-        self._pool: ThreadPoolExecutor | None = None  # hashes a large piece while the next is unpacked
-        self._hashing: Future[None] | None = None
+        self._behind = Behind()
         self._size = 0
         self._fd = os.open(directory / TAR_NAME, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
 
     @property
     def diff_id(self) -> str:
         """Of what has been written so far."""
-        self._hashed()
+        self._behind.wait()
         return f"sha256:{self._hash.hexdigest()}"
 
     def write(self, data: bytes | memoryview) -> None:
-        self._hashed()
-        if isinstance(data, bytes) and len(data) >= _BEHIND_BYTES:
-            if self._pool is None:
-                from concurrent.futures import ThreadPoolExecutor  # 4 ms that a start does not pay
-
-                self._pool = ThreadPoolExecutor(1, "hash")
-            self._hashing = self._pool.submit(self._hash.update, data)
-        else:
-            self._hash.update(data)
+        self._size += len(data)
+        self._behind.give(self._store, data)
         for entry in self._parser.feed(data):
             self._tree.add(entry)
+
+    def _store(self, data: bytes | memoryview) -> None:
+        self._hash.update(data)
         view = memoryview(data)
-        self._size += len(view)
         while view:
             view = view[os.write(self._fd, view) :]
 
     def finish(self) -> Layer:
-        """Check the end, write the index, sync both."""
-        self._hashed()
-        self._end_pool()
+        """Check the end, write the index while the tar is synced, sync that too."""
+        self._behind.start(lambda: os.fsync(self._fd))
         self._parser.close()
-        os.fsync(self._fd)
-        os.close(self._fd)
-        self._fd = -1
         layers = [LayerId(self._hash.digest(), self._size)]
         rows = indexing.write(self._directory / INDEX_NAME, self._tree.root, layers, merged=self._tree.merged)
+        self._behind.wait()
+        self.abort()
         return Layer(self.diff_id, self._size, rows)
 
     def abort(self) -> None:
         """Close what is open; the directory is the caller's to remove. Idempotent."""
-        self._end_pool()
+        self._behind.end()  # it writes to what is closed next
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
-
-    def _hashed(self) -> None:
-        """All that was written."""
-        if self._hashing is not None:
-            self._hashing.result()
-            self._hashing = None
-
-    def _end_pool(self) -> None:
-        if self._pool is not None:
-            self._pool.shutdown(wait=False)
 
 
 def read_layer(directory: Path) -> Layer:

@@ -14,7 +14,7 @@ from typing import Any
 
 import trio
 
-from fuse_overlay import Layer, LayerError, LayerWriter, merge_tree
+from fuse_overlay import Behind, Layer, LayerError, LayerWriter, merge_tree
 from rootless.images import compression
 from rootless.images.entries import place_name, place_pulled
 from rootless.model.errors import InvalidParameter, RootlessError
@@ -37,6 +37,7 @@ class LayerBeingStored:
         self.directory = directory
         self.received = 0
         self._packed_hash = hashlib.sha256()
+        self._hashing = Behind()
         self._writer = LayerWriter(directory)
         self._unpacker = compression.Unpacker(self._writer.write)
 
@@ -48,20 +49,23 @@ class LayerBeingStored:
     def write(self, data: bytes) -> None:
         self.received += len(data)
         try:
-            self._unpacker.unpack(data)
             if self._unpacker.packed is not False:
-                self._packed_hash.update(data)
+                self._hashing.give(self._packed_hash.update, data)
+            self._unpacker.unpack(data)
+            self._hashing.wait()
         except (LayerError, OSError) as error:
             raise explained(error) from error
 
     def finish(self) -> Layer:
         try:
+            self._hashing.end()
             self._unpacker.finish()
             return self._writer.finish()
         except (LayerError, OSError) as error:
             raise explained(error) from error
 
     def abort(self) -> None:
+        self._hashing.end()
         self._writer.abort()
 
 
