@@ -9,14 +9,17 @@ With two CPUs to run on there is none as long as the other is kept from idling, 
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import select
 import time
+from pathlib import Path
 from typing import Protocol
 
 _TAKEN_SECONDS = 500e-6  # a CPU that was given up and comes back later was wanted for a slice of the scheduler's
 _REST_SECONDS, _LONGEST_REST_SECONDS = 0.01, 1.0
+_NAME = "rl-companion"  # at most 15 bytes
 _BEAT_SECONDS = 200e-6  # a companion that has not shown for so long is not running
 
 
@@ -121,6 +124,8 @@ class Companion:
         if self._pid == 0:
             try:
                 os.close(self._pipe)
+                with contextlib.suppress(OSError):
+                    Path("/proc/self/comm").write_text(_NAME)
                 os.sched_setaffinity(0, self._other)
                 self._accompany(server, reading)
             finally:

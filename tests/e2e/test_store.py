@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.kernel]
 
 
 def launchers_of(installation: Installation) -> list[str]:
-    """Processes that were started for an installation and live."""
+    """Processes that were started for an installation and live: number, name, what they wait in."""
     wanted = f"ROOTLESS_RUNTIME_DIR={installation.home / 'run'}".encode()
     found = []
     for directory in Path("/proc").glob("[0-9]*"):
@@ -24,7 +24,7 @@ def launchers_of(installation: Installation) -> list[str]:
         except OSError:
             continue
         if b"rootless.launcher" in words and wanted in environment.split(b"\0"):
-            found.append(directory.name)
+            found.append(f"{directory.name} {(directory / 'comm').read_text()} {(directory / 'wchan').read_text()}")
     return found
 
 
