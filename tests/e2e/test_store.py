@@ -21,10 +21,11 @@ def launchers_of(installation: Installation) -> list[str]:
     for directory in Path("/proc").glob("[0-9]*"):
         try:
             words, environment = (directory / "cmdline").read_bytes(), (directory / "environ").read_bytes()
+            state = f"{directory.name} {(directory / 'comm').read_text()} {(directory / 'wchan').read_text()}"
         except OSError:
             continue
         if b"rootless.launcher" in words and wanted in environment.split(b"\0"):
-            found.append(f"{directory.name} {(directory / 'comm').read_text()} {(directory / 'wchan').read_text()}")
+            found.append(state)
     return found
 
 
