@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ MAX_PATH_BYTES = 32 << 10  # deeper than any program goes
 WHITEOUT_PREFIX = b".wh."
 AUFS_PREFIX = b".wh..wh."
 OPAQUE_NAME = b".wh..wh..opq"
+_UNUSUAL = re.compile(rb"//|/\.|\0").search
 NO_XATTRS: Mapping[bytes, bytes] = MappingProxyType({})  # one for all: most of ten thousands have none
 
 
@@ -44,6 +46,9 @@ def normalise(name: bytes, what: str = "member") -> bytes:
     """A tar's name as a relative path. Raises LayerError where it leads out of the tree or cannot be a path.
 
     Absolute names are relative to the tree's root, as docker and tar take them."""
+    plain = name.removeprefix(b"./").rstrip(b"/")
+    if len(plain) <= 255 and plain[:1] not in (b"/", b".") and not _UNUSUAL(plain):
+        return plain
     if b"\0" in name:
         raise LayerError(f"{what} name with a NUL byte: {shown(name)}")
     parts = [part for part in name.split(b"/") if part not in (b"", b".")]

@@ -8,6 +8,7 @@ The archive is hostile: nothing in it is trusted before it was checked, and no l
 from __future__ import annotations
 
 import stat
+import zlib
 from collections.abc import Iterator
 
 from fuse_overlay.errors import LayerError
@@ -35,6 +36,8 @@ _EXTENSIONS = {b"x": b"x", b"X": b"x", b"g": b"g", b"L": b"L", b"K": b"K"}  # X:
 _SPARSE_HEADER, _SPARSE_LINES = b"S", b"M"  # not types of extensions: maps that are being collected
 _PAX_XATTR, _LIBARCHIVE_XATTR = b"SCHILY.xattr.", b"LIBARCHIVE.xattr."
 _SPARSE_PAIR = b"GNU.sparse.offset", b"GNU.sparse.numbytes"
+_ENDS = b"\0 "  # of a number's field
+_ADLER = 65521
 MAX_LINK_BYTES = 4095  # PATH_MAX, include/uapi/linux/limits.h
 
 
@@ -72,13 +75,17 @@ class TarParser:
                 view = view[passed:]
                 continue
             wanted = self._extension_size if self._extension else BLOCK
-            take = min(wanted - len(self._buffer), len(view))
-            self._buffer += view[:take]
-            view = view[take:]
-            if len(self._buffer) < wanted:
-                return
-            piece = bytes(self._buffer)
-            self._buffer.clear()
+            if not self._buffer and len(view) >= wanted:
+                piece = bytes(view[:wanted])
+                view = view[wanted:]
+            else:
+                take = min(wanted - len(self._buffer), len(view))
+                self._buffer += view[:take]
+                view = view[take:]
+                if len(self._buffer) < wanted:
+                    return
+                piece = bytes(self._buffer)
+                self._buffer.clear()
             self._offset += len(piece)
             entry = self._take_extension(piece) if self._extension else self._header(piece)
             if entry is not None:
@@ -172,7 +179,9 @@ class TarParser:
         if size < 0:
             raise LayerError(f"corrupt archive: a sparse member at byte {at} is shorter than its map")
         self._skip = -(-size // BLOCK) * BLOCK
-        pieces, size = self._pieces(block, kind, pax, size, at)
+        pieces = None
+        if pax or kind == b"S":
+            pieces, size = self._pieces(block, kind, pax, size, at)
         name = pax.get(b"GNU.sparse.name") or pax.get(b"path") or gnu.get(b"L") or _name(block)
         link = pax.get(b"linkpath") or gnu.get(b"K") or _text(block[157:257])
         file_type = _TYPES.get(kind)
@@ -242,7 +251,10 @@ def _xattrs(pax: dict[bytes, bytes]) -> dict[bytes, bytes]:
 def _check_sum(block: bytes, at: int) -> None:
     stored = _number(block[148:156], at)
     # sums of the bytes, the sum's own field taken as blanks; some old programs summed signed bytes
-    unsigned = sum(block) - sum(block[148:156]) + 8 * 32
+    field = sum(block[148:156]) - 8 * 32
+    if (stored + field + 1) % _ADLER == zlib.adler32(block) & 0xFFFF and 0 <= stored < _ADLER:
+        return  # the lower half of Adler-32 (RFC 1950) is the sum and 1: so it is quickly had
+    unsigned = sum(block) - field
     if stored != unsigned:
         signed = unsigned - 256 * sum(1 for i, byte in enumerate(block) if byte > 127 and not 148 <= i < 156)
         if stored != signed:
@@ -252,6 +264,11 @@ def _check_sum(block: bytes, at: int) -> None:
 
 def _number(field: bytes, at: int) -> int:
     """Octal digits, or base 256 with the high bit set (two's complement)."""
+    if field[-1] in _ENDS:
+        try:
+            return int(field[:-1], 8)
+        except ValueError:
+            pass  # not as most are
     if field[0] & 0x80:
         value = int.from_bytes(field, "big") & ((1 << (8 * len(field) - 1)) - 1)
         return value - (1 << (8 * len(field) - 1)) if field[0] & 0x40 else value

@@ -66,6 +66,7 @@ def _serve(settings: Settings, starting: subprocess.Popen[bytes] | None) -> int:
     from rootless.engine.engine import Engine
 
     gc.freeze()
+    gc.set_threshold(10_000)  # of the 700 it has, a large image's entries are looked through for garbage all the time
     gc.enable()
 
     async def run() -> RootlessError | OSError | None:
