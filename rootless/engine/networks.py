@@ -76,15 +76,18 @@ class Networks:
 
     # ------------------------------------------------------------------------------------------------ at create
     def endpoints(self, body: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-        """Network name -> settings, for a container about to be made. Raises InvalidParameter, NotFound."""
-        found = endpoints_of(body, self.store.find)
+        """Network name -> settings, for a container about to be made. Raises InvalidParameter, also for what there is
+        not: to a client "not found" is the image, which it pulls then."""
         host_config = body.get("HostConfig") or {}
         mode = mode_of(host_config)
-        if mode.startswith(CONTAINER):
-            self.find(mode.removeprefix(CONTAINER))
-        for text in host_config.get("Links") or ():
-            self.find(str(text).partition(":")[0])
-        return found
+        try:
+            if mode.startswith(CONTAINER):
+                self.find(mode.removeprefix(CONTAINER))
+            for text in host_config.get("Links") or ():
+                self.find(str(text).partition(":")[0])
+            return endpoints_of(body, self.store.find)
+        except NotFound as error:
+            raise InvalidParameter(error.message) from None
 
     def warnings(self, record: Record) -> list[str]:
         """For a container that was made."""

@@ -67,3 +67,10 @@ def test_images(rootless: Installation) -> None:
 def test_info_and_version(rootless: Installation) -> None:
     assert rootless.docker("version", "--format", "{{.Server.APIVersion}}").stdout.strip() == b"1.47"
     assert rootless.docker("info", "--format", "{{.Driver}}").stdout.strip()
+
+
+@pytest.mark.parametrize("option", ["--network=nosuch", "--network=container:nosuch", "--link=nosuch"])
+def test_what_there_is_not_to_join_is_not_taken_for_a_missing_image(rootless: Installation, option: str) -> None:
+    said = rootless.docker("run", "--rm", option, "busybox", "true", check=125).stderr.decode()
+    assert "nosuch" in said
+    assert "Unable to find image" not in said
