@@ -163,6 +163,14 @@ def test_numbers_in_base_256(tmp_path: Path) -> None:
     assert (row.uid, row.gid, row.mtime_ns) == (3_000_000, 4_000_000_000, -5 * 10**9)
 
 
+@pytest.mark.parametrize(("seconds", "kept"), [(2**80, 2**63 - 1), (-(2**80), -(2**63) + 1)])
+def test_times_that_do_not_fit_are_the_furthest_that_do(tmp_path: Path, seconds: int, kept: int) -> None:
+    tree = opened(tmp_path, made({"name": "a", "mtime": seconds}, form=tarfile.GNU_FORMAT))
+    number = tree.index.lookup(tree.index.row(0), b"a")
+    assert number is not None
+    assert tree.index.row(number).mtime_ns == kept
+
+
 def test_xattrs_of_gnu_tar_and_of_libarchive_and_none_of_overlayfs(tmp_path: Path) -> None:
     records = {
         "SCHILY.xattr.user.a": "one=1\n2",
