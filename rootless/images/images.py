@@ -94,9 +94,11 @@ class Images:
                 continue
         if len(self._parsed) > 2 * len(by_digest) + 100:
             self._parsed = {digest: image for digest, image in self._parsed.items() if digest in by_digest}
-        here = {image.id for image in made}
-        coming = [one.image for one in self.lazy.images.values() if one.image.id not in here] if self.lazy else []
-        return [*made, *coming, self._host]
+        coming = {image_id: lazy.image for image_id, lazy in self.lazy.images.items()} if self.lazy else {}
+        for at, image in enumerate(made):
+            if (named := coming.pop(image.id, None)) is not None:  # it is here already, and its new name is coming
+                made[at] = replace(image, names=tuple(sorted({*image.names, *named.names})))
+        return [*made, *coming.values(), self._host]
 
     def _image(self, digest: str, found: _Found) -> Image:
         if (parsed := self._parsed.get(digest)) is None:

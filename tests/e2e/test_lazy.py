@@ -176,6 +176,18 @@ def test_one_that_can_never_be_here_is_given_up_and_told_of(
     assert not record.exists()
 
 
+def test_what_is_here_under_another_name_runs_under_the_new_one(
+    rootless: Installation, server: FaultyRegistry, name: str
+) -> None:
+    image, _, _ = add(server, "zstd")
+    rootless("pull", image)
+    rootless("tag", image, f"{name}:1")
+    rootless("rmi", image)
+    assert rootless.out("run", "--rm", "--pull", "lazy", image, "echo", "hello") == "hello"
+    wait_for_the_rest(rootless, image)
+    rootless("rmi", image, f"{name}:1")
+
+
 def test_what_has_no_table_is_pulled_as_a_whole(rootless: Installation, server: FaultyRegistry) -> None:
     tar = with_noise(busybox_tar(), os.urandom(1000))
     packed = gzip.compress(tar)
