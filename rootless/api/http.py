@@ -193,7 +193,7 @@ class Connection:
             if self._h11.our_state is not h11.DONE or self._h11.their_state is not h11.DONE:
                 return False
             self._h11.start_next_cycle()
-        except h11.ProtocolError:
+        except (h11.ProtocolError, BadRequest):
             return False
         return True
 

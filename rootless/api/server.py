@@ -80,6 +80,10 @@ async def _client(engine: Engine, stream: trio.SocketStream) -> None:
             return await _respond(engine, request)
 
         await Connection(stream, handle, _HEADERS).serve()
+    except Exception:  # what nobody thought of: this client's connection ends, and not the engine
+        import traceback
+
+        traceback.print_exc()
     finally:
         engine.clients -= 1
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -44,6 +45,26 @@ def test_the_engine_killed_while_a_container_runs(rootless: Installation, name: 
     os.kill(engine_pid(rootless), signal.SIGKILL)
     assert rootless.out("wait", name) == "9"
     assert rootless.out("logs", name).split() == [str(i) for i in range(40)]
+
+
+@pytest.mark.parametrize("path", ["/nosuch", "/images/load", "/build", "/containers/create"])
+def test_a_client_that_breaks_off_what_it_sends_ends_its_own_connection_only(
+    rootless: Installation, path: str
+) -> None:
+    before = engine_pid(rootless)
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(20)
+        client.connect(str(rootless.socket))
+        head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 20000000\r\n\r\n"
+        client.sendall(head.encode() + b"x" * 1000)
+        if path in ("/nosuch", "/build"):
+            assert b"404" in client.recv(4096)  # before it has read what was to come
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(20)
+        client.connect(str(rootless.socket))
+        client.sendall(b"GET /_ping HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert b"200" in client.recv(4096)
+    assert engine_pid(rootless) == before
 
 
 def test_the_exit_of_a_container_without_an_engine_is_kept(rootless: Installation, name: str) -> None:
