@@ -88,7 +88,7 @@ class Companion:
         self._pid = 0
 
     def begin(self) -> None:
-        if self._pid and os.waitpid(self._pid, os.WNOHANG)[0]:
+        if self._pid and _has_ended(self._pid):
             os.close(self._pipe)
             self._pid = self._at_work[0] = 0
         if not self._pid:
@@ -109,7 +109,10 @@ class Companion:
 
     def _keep(self, kept: bool) -> None:
         if kept != self._kept[0]:
-            os.sched_setaffinity(0, self._own if kept else self._cpus)
+            try:
+                os.sched_setaffinity(0, self._own if kept else self._cpus)
+            except OSError:  # its cpuset has been made smaller, or a CPU went offline
+                return
             self._kept[0] = kept
 
     def _start(self) -> None:
@@ -140,3 +143,10 @@ class Companion:
                 os.sched_yield()
             os.sched_setaffinity(server, self._cpus)
             self._kept[0] = self._at_work[0] = 0
+
+
+def _has_ended(child: int) -> bool:
+    try:
+        return bool(os.waitpid(child, os.WNOHANG)[0])
+    except ChildProcessError:  # who started us ignores SIGCHLD, and so do we: nothing is left to be waited for
+        return True

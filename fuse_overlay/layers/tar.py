@@ -194,6 +194,8 @@ class TarParser:
         path = normalise(name)
         if kind == b"2" and not 0 < len(link) <= MAX_LINK_BYTES:
             raise LayerError(f"symbolic link with a text of {len(link)} bytes at byte {at}: {shown(path)}")
+        if b"\0" in link and kind == b"2":
+            raise LayerError(f"symbolic link with a NUL byte in its text at byte {at}: {shown(path)}")
         if not path and file_type != stat.S_IFDIR:
             raise LayerError(f"member without a name at byte {at}: {shown(name)}")
         return Entry(
@@ -202,7 +204,7 @@ class TarParser:
             uid=_id(pax.get(b"uid"), block[108:116], at),
             gid=_id(pax.get(b"gid"), block[116:124], at),
             size=0 if file_type == stat.S_IFDIR else size,
-            mtime_ns=_time(pax[b"mtime"], at) if b"mtime" in pax else _clamped(_number(block[136:148], at) * 10**9),
+            mtime_ns=_time(pax[b"mtime"], at) if b"mtime" in pax else _within(_number(block[136:148], at) * 10**9),
             rdev=_device(block, at) if kind in (b"3", b"4") else 0,
             data_offset=self._offset,
             link=normalise(link, "hard link") if kind == b"1" else link if kind == b"2" else b"",
@@ -296,10 +298,11 @@ def _time(text: bytes, at: int) -> int:
     whole, _, fraction = text.lstrip(b"-").partition(b".")
     if not (whole or b"0").isdigit() or (fraction and not fraction.isdigit()) or len(text) > 64:
         raise LayerError(f"corrupt archive: bad PAX time {shown(text)} before byte {at}")
-    return _clamped(sign * (int(whole or b"0") * 10**9 + int(fraction[:9].ljust(9, b"0"))))
+    return _within(sign * (int(whole or b"0") * 10**9 + int(fraction[:9].ljust(9, b"0"))))
 
 
-def _clamped(nanoseconds: int) -> int:
+def _within(nanoseconds: int) -> int:
+    """A time that an index can hold: of the years 1678 to 2262."""
     return max(-(2**63) + 1, min(2**63 - 1, nanoseconds))
 
 

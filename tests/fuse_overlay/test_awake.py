@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import os
 import signal
@@ -170,6 +171,50 @@ def test_a_companion_that_was_killed_has_a_successor() -> None:
         (second,) = children()
         assert second != first
         quick_requests(companion, lambda: len(os.sched_getaffinity(0)) == 1)
+
+    in_child(child)
+
+
+def test_it_has_one_too_where_sigchld_is_ignored() -> None:
+    cpus = two_cpus()
+
+    def child() -> None:
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # as it was inherited
+        os.sched_setaffinity(0, cpus)
+        companion = Companion(1e-3, cpus)
+        companion.begin()
+        (first,) = children()
+        os.kill(first, signal.SIGKILL)
+        eventually(lambda: not children())
+        companion.begin()
+        assert children() - {first}
+
+    in_child(child)
+
+
+def test_a_server_that_loses_its_own_cpu_goes_on_with_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpus = two_cpus()
+    real, lost = os.sched_setaffinity, set[int]()
+
+    def set_affinity(pid: int, mask: set[int]) -> None:
+        """As the kernel does for a smaller cpuset."""
+        if mask <= lost:
+            raise OSError(errno.EINVAL, "sched_setaffinity")
+        real(pid, mask - lost)
+
+    def child() -> None:
+        real(0, cpus)
+        companion = Companion(1e-3, cpus)
+        companion.begin()
+        quick_requests(companion, lambda: len(os.sched_getaffinity(0)) == 1)
+        companion.end()
+        lost.update(cpus - os.sched_getaffinity(children().pop()))
+        monkeypatch.setattr(os, "sched_setaffinity", set_affinity)
+        real(0, cpus - lost)
+        until = time.monotonic() + 0.2
+        quick_requests(companion, lambda: time.monotonic() > until)
+        companion.end()
+        assert not os.sched_getaffinity(0) <= lost
 
     in_child(child)
 

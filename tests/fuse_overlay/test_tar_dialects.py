@@ -163,12 +163,18 @@ def test_numbers_in_base_256(tmp_path: Path) -> None:
     assert (row.uid, row.gid, row.mtime_ns) == (3_000_000, 4_000_000_000, -5 * 10**9)
 
 
-@pytest.mark.parametrize(("seconds", "kept"), [(2**80, 2**63 - 1), (-(2**80), -(2**63) + 1)])
-def test_times_that_do_not_fit_are_the_furthest_that_do(tmp_path: Path, seconds: int, kept: int) -> None:
-    tree = opened(tmp_path, made({"name": "a", "mtime": seconds}, form=tarfile.GNU_FORMAT))
+@pytest.mark.parametrize(("seconds", "wanted"), [(10**12, 2**63 - 1), (-(10**12), -(2**63) + 1)])
+@pytest.mark.parametrize("form", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_a_time_that_no_index_can_hold_is_the_nearest(tmp_path: Path, form: int, seconds: int, wanted: int) -> None:
+    tree = opened(tmp_path, made({"name": "a", "mtime": seconds}, form=form))
     number = tree.index.lookup(tree.index.row(0), b"a")
     assert number is not None
-    assert tree.index.row(number).mtime_ns == kept
+    assert tree.index.row(number).mtime_ns == wanted
+
+
+def test_a_symbolic_link_with_a_nul_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(LayerError, match="NUL byte in its text"):
+        opened(tmp_path, made({"name": "a", "type": S, "linkname": "x", "pax_headers": {"linkpath": "y\0z"}}))
 
 
 def test_xattrs_of_gnu_tar_and_of_libarchive_and_none_of_overlayfs(tmp_path: Path) -> None:
