@@ -24,7 +24,7 @@ from slirp.wire.checksum import fold, ones_sum
 from slirp.wire.ip import TCP, TTL, Packet
 
 READS = 8  # of large pieces in a turn of the loop, by all sockets
-RESET_LINGER = struct.pack("ii", 1, 0)
+RESET_LINGER, NO_LINGER = struct.pack("ii", 1, 0), struct.pack("ii", 0, 0)
 _SECRET = secrets.token_bytes(16)  # of the launcher that forks us: every network of a user has the same
 _HEADERS4 = struct.Struct("!BBHHHBBH4s4sHH")  # of IPv4, and TCP's ports
 _HEADERS6 = struct.Struct("!IHBB16s16sHH")
@@ -87,6 +87,8 @@ class Connection:
     ) -> None:
         self._connections = connections
         self._socket: socket.socket | None = sock
+        # when we are killed, the kernel's close must not look like the end of the data
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_LINGER)
         self._events = 0
         self._watched = False  # not before connect(2): an unconnected socket is always ready
         self.acknowledgment: tcp.Segment | None = None  # a bare one of the guest's that the flow has not heard of yet
@@ -185,8 +187,8 @@ class Connection:
     def close(self, reset: bool) -> None:
         if self._socket is None:
             return
-        if reset:
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_LINGER)
+        if not reset:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, NO_LINGER)
         self._unwatch()
         self._socket.close()
         self._socket = None

@@ -24,6 +24,7 @@ class Policy:
     def __init__(self, config: NetworkConfig) -> None:
         self._gateways = {ipaddress.ip_address(text).packed for text in (config.gateway4, config.gateway6) if text}
         self._subnets = [ipaddress.ip_network(text) for text in (config.subnet4, config.subnet6) if text]
+        self._versions = {subnet.version for subnet in self._subnets}
         self._outside = Way.FORBIDDEN if config.internal else Way.OUTSIDE
         self._known: dict[bytes, Way] = {}
         self.forbid(config.forbidden)
@@ -49,6 +50,8 @@ class Policy:
         if any(address in subnet for subnet in self._subnets):
             return Way.SUBNET
         if any(address in subnet for subnet in self._forbidden):
+            return Way.FORBIDDEN
+        if address.version not in self._versions:  # a fast socket would have the host's routes for it
             return Way.FORBIDDEN
         if address.is_loopback or address.is_multicast or address.is_unspecified:
             return Way.FORBIDDEN

@@ -94,13 +94,13 @@ class Guest(Place):
 class FastSockets:
     """The supervisor of a guest's fast sockets, in the host's namespace. Programs run in the guest."""
 
-    def __init__(self, lab: Lab, guest: Guest) -> None:
-        self._lab, self._guest = lab, guest
+    def __init__(self, lab: Lab, guest: Guest, **config: str) -> None:
+        self._lab, self._guest, self._config = lab, guest, {**lab.config.as_dict(), **config}
         self._listeners: list[int] = []
         self._start()
 
     def _start(self) -> None:
-        control, self._pidfd = self._lab.host.ask(do="fast", config=self._lab.config.as_dict())
+        control, self._pidfd = self._lab.host.ask(do="fast", config=self._config)
         self.control = socket.socket(fileno=control)
         for number, listener in enumerate(self._listeners):
             self._tell(listener, number)

@@ -113,6 +113,16 @@ def test_ipv6(fast: FastSockets, far: Place) -> None:
         assert run(fast, code, server=where) == [{"local": NEAR6, "peer": list(where)}]
 
 
+def test_what_a_network_has_no_addresses_for_is_not_reached(lab: Lab, guest: Guest, far: Place) -> None:
+    fast = FastSockets(lab, guest, subnet6="", gateway6="")
+    try:
+        with far.listen(FAR6) as listener:
+            code = "show(local=local(socket.create_connection(server)))"
+            assert run(fast, code, server=listener.getsockname()[:2]) == [{"local": guest.address6}]  # by the stack
+    finally:
+        fast.close()
+
+
 def test_options_and_flags_are_kept(fast: FastSockets, server: tuple[str, int]) -> None:
     code = """
     wanted = [

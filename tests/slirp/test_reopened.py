@@ -1,7 +1,10 @@
-"""A published port's client that uses the same port again while the guest still remembers the last connection."""
+"""A published port's client that uses the same port again while the guest still remembers the last connection; and what
+client and server see when the network's process is killed."""
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
 
 import pytest
@@ -64,5 +67,32 @@ def test_the_same_port_again_and_again() -> None:
                     assert served.recv(1) == b"x"
                     served.close()  # first: TIME_WAIT is the guest's
                     assert client.recv(1) == b""
+    finally:
+        lab.close()
+
+
+@pytest.mark.kernel
+def test_the_death_of_the_network_does_not_look_like_an_end() -> None:
+    lab = Lab()
+    try:
+        guest = lab.guest()
+        _, port = lab.publish(guest, 80, lab.host.listen("0.0.0.0"))
+        with (
+            guest.listen("0.0.0.0", 80) as inside,
+            lab.host.listen(OUTSIDE) as outside,
+            lab.host.socket() as client,
+            guest.connect(*outside.getsockname()[:2]),
+        ):
+            client.settimeout(10)
+            client.connect((OUTSIDE, port))
+            served, _ = inside.accept()
+            server, _ = outside.accept()
+            served.sendall(b"a part")
+            assert client.recv(100) == b"a part"
+            os.kill(lab.network_pid, signal.SIGKILL)
+            for sock in (client, server):
+                with sock, pytest.raises(ConnectionResetError):
+                    sock.recv(100)
+            served.close()
     finally:
         lab.close()
