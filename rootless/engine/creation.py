@@ -39,6 +39,13 @@ _LIMITS = {
     "Devices": "devices",
     "VolumesFrom": "volumes of other containers",
 }
+_NAMESPACES = {  # docker's word for it, what is done, what else docker knows (or, after a colon, a container)
+    "PidMode": ("PID", ("", "host"), ("container:",)),
+    "IpcMode": ("IPC", ("", "host", "private", "shareable"), ("none", "container:")),
+    "UTSMode": ("UTS", ("",), ("host",)),
+    "UsernsMode": ("USER", ("",), ("host",)),
+    "CgroupnsMode": ("CGROUP", ("", "private"), ("host",)),
+}
 
 
 def check_name(name: str) -> None:
@@ -146,6 +153,9 @@ def host_config_of(body: Mapping[str, Any]) -> dict[str, Any]:
         if not _is_address(text):
             raise InvalidParameter(f"bad nameserver address: {text} is not an IP address")
     links_of(_strings(made, "Links"))
+    for name, (word, done, known) in _NAMESPACES.items():
+        if made[name] not in done and _without_name(made[name]) not in known:
+            raise InvalidParameter(f"invalid {word} mode: {made[name]}")
     return made
 
 
@@ -200,6 +210,12 @@ def _check_extra_host(entry: str) -> None:
         raise InvalidParameter(f'invalid IP address in add-host: "{address}"')
 
 
+def _without_name(mode: object) -> str:
+    """container:NAME -> container:"""
+    kind, colon, name = str(mode).partition(":")
+    return kind + colon if name else kind
+
+
 def _is_address(text: str) -> bool:
     try:
         ipaddress.ip_address(text)
@@ -215,6 +231,9 @@ def warnings_of(host_config: Mapping[str, Any]) -> list[str]:
         value = host_config.get(name)
         if value and not (name == "PidsLimit" and isinstance(value, int) and value < 0):
             found.append(f"{name}: {words} not enforced by this version of rootless: ignored.")
+    for name, (word, done, _) in _NAMESPACES.items():
+        if host_config[name] not in done:
+            found.append(f"{name}: {word} mode {host_config[name]} not supported by this version of rootless: ignored.")
     if _object(host_config, "RestartPolicy").get("Name") not in (None, "", "no"):
         found.append("RestartPolicy: containers are not restarted by this version of rootless. It was ignored.")
     return found

@@ -76,6 +76,10 @@ def test_labels_are_merged_and_the_host_name_is_the_id() -> None:
         ({"HostConfig": {"Binds": ["../a:/b"]}}, IMAGE, "invalid characters for a local volume name"),
         ({"HostConfig": {"Mounts": [{"Type": "bind", "Source": "a", "Target": "/b"}]}}, IMAGE, "must be absolute"),
         ({"HostConfig": {"Mounts": [{"Type": "odd", "Target": "/b"}]}}, IMAGE, "mount type unknown"),
+        ({"HostConfig": {"PidMode": "odd"}}, IMAGE, "invalid PID mode: odd"),
+        ({"HostConfig": {"IpcMode": "container:"}}, IMAGE, "invalid IPC mode: container:"),
+        ({"HostConfig": {"UTSMode": "private"}}, IMAGE, "invalid UTS mode: private"),
+        ({"HostConfig": {"UsernsMode": 1}}, IMAGE, "invalid USER mode: 1"),
         ({"HostConfig": "text"}, IMAGE, "HostConfig must be an object"),
     ],
 )
@@ -107,7 +111,8 @@ def test_mount_points_of_every_kind() -> None:
 
 
 def test_what_is_not_enforced_is_said() -> None:
-    asked = {"HostConfig": {"Memory": 1 << 20, "PidsLimit": -1, "RestartPolicy": {"Name": "always"}}}
+    modes = {"PidMode": "container:other", "IpcMode": "shareable", "UTSMode": "host", "CgroupnsMode": "private"}
+    asked = {"HostConfig": {"Memory": 1 << 20, "PidsLimit": -1, "RestartPolicy": {"Name": "always"}, **modes}}
     _, warnings = creation.make_record(
         {"Image": "i", **asked},
         IMAGE,
@@ -118,7 +123,7 @@ def test_what_is_not_enforced_is_said() -> None:
         volume_path=str,
         new_volume=str,
     )
-    assert [text.partition(":")[0] for text in warnings] == ["Memory", "RestartPolicy"]
+    assert [text.partition(":")[0] for text in warnings] == ["Memory", "PidMode", "UTSMode", "RestartPolicy"]
 
 
 @pytest.mark.parametrize("name", ["a", "-ab", "a b", "ä1", "a/b", ""])

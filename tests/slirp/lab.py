@@ -146,6 +146,7 @@ class Lab:
             }
         )
         self.guests: list[Guest] = []
+        self._carriers: list[int] = []  # processes, of wires between kernels
         self.host = _place(Place, CLONE_NEWUSER | CLONE_NEWNET, None)
         self.host.ask(do="host")
         (control,) = self.host.ask(do="network", config=self.config.as_dict())
@@ -201,6 +202,7 @@ class Lab:
             ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
             rng = random.Random(1)
             carry(taps[0], taps[1], FaultyWire(Faults(**faults), rng), FaultyWire(Faults(**faults), rng))
+        self._carriers.append(process_id)
         for tap in taps:
             os.close(tap)
         return places[0], places[1], "10.78.0.2"
@@ -229,6 +231,9 @@ class Lab:
         return where
 
     def close(self) -> None:
+        for process_id in self._carriers:  # they hold the other channels open
+            os.kill(process_id, signal.SIGKILL)
+            os.waitpid(process_id, 0)
         self.control.close()
         for guest in self.guests:
             os.close(guest.tap)

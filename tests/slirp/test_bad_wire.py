@@ -105,6 +105,15 @@ def test_tiny_windows_lose_nothing_either() -> None:
         lab.close()
 
 
+def test_two_kernels_alone_and_their_lab_ends() -> None:
+    lab = Lab()
+    guest, server, address = lab.kernels(faults(0.01))
+    both_ways(*connected(guest, server, address), 100_000, 100_000)
+    lab.close()
+    guest.close()
+    server.close()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--megabytes", type=float, default=1000, help="to the guest")
