@@ -177,7 +177,11 @@ class Connection:
             return False
         if not isinstance(event, h11.Request):
             return False
-        request = Request(self, event)
+        try:
+            request = Request(self, event)
+        except ValueError as error:  # "//[" is no address
+            await self._refuse(400, str(error))
+            return False
         response = await self._handler(request)
         if self._hijacked:
             return False
@@ -193,7 +197,7 @@ class Connection:
             if self._h11.our_state is not h11.DONE or self._h11.their_state is not h11.DONE:
                 return False
             self._h11.start_next_cycle()
-        except (h11.ProtocolError, BadRequest):
+        except (h11.ProtocolError, BadRequest):  # also a client that had its answer and sends no more of its upload
             return False
         return True
 
