@@ -237,14 +237,20 @@ class LazyImages:
             _write(record, wanted, platform, failed)
         except (LayerError, OSError) as error:
             raise explained(error) from error
+        image_id = f"sha256:{hashlib.sha256(found.config).hexdigest()}"
+        names = {wanted.name} if wanted.tag else set()
+        digests = {f"{wanted.repository}@{found.shown}"}
+        if (other := self.images.get(image_id)) is not None:  # on its way under another name
+            names |= {*other.image.names}
+            digests |= {*other.image.digests}
         image = Image(
-            id=f"sha256:{hashlib.sha256(found.config).hexdigest()}",
+            id=image_id,
             config=parse_json(found.config, "the image's configuration"),
             manifest_digest=found.manifest.digest,
             layers=tuple(found.layers),
             layer_bytes=tuple((directory / "layer.tar").stat().st_size for directory in directories),
-            names=(wanted.name,) if wanted.tag else (),
-            digests=(f"{wanted.repository}@{found.shown}",),
+            names=tuple(sorted(names)),
+            digests=tuple(sorted(digests)),
         )
         lazy = LazyImage(image, tree, tuple(directories), trio.CancelScope(), record, failed)
         self.images[image.id] = lazy
@@ -273,11 +279,12 @@ class LazyImages:
             except RootlessError as error:
                 print(f"lazy pull of {wanted.familiar}: {error.message}; trying again", file=sys.stderr)
                 await trio.sleep(RETRY_SECONDS)
-        del self.images[lazy.image.id]
+        if self.images.get(lazy.image.id) is lazy:  # and not one that came later, under another name
+            del self.images[lazy.image.id]
         for diff_id, directory in zip(lazy.image.layers, lazy.layers, strict=True):
             if (layer := self._layers.get(directory.name)) is not None:
                 await trio.to_thread.run_sync(fill, layer.content, directory, self._layout.layer(diff_id))
-        await trio.to_thread.run_sync(lazy.record.unlink)
+        await trio.to_thread.run_sync(lambda: lazy.record.unlink(missing_ok=True))
 
     # ------------------------------------------------------------------------------------------------ questions
     async def _listen(self) -> None:

@@ -188,6 +188,19 @@ def test_what_is_here_under_another_name_runs_under_the_new_one(
     rootless("rmi", image, f"{name}:1")
 
 
+def test_two_names_of_one_image_that_is_on_its_way(rootless: Installation, server: FaultyRegistry) -> None:
+    one, _, _ = add(server, "zstd")
+    server.manifests["2"] = server.manifests["1"]
+    two = one.replace("app:1", "app:2")
+    for image in (one, two):
+        assert rootless.out("run", "--rm", "--pull", "lazy", image, "echo", "hello") == "hello"
+    for image in (one, two):
+        assert rootless.out("run", "--rm", "--pull", "never", image, "echo", "hello") == "hello"
+    for image in (one, two):
+        wait_for_the_rest(rootless, image)
+    rootless("rmi", one, two)
+
+
 def test_what_has_no_table_is_pulled_as_a_whole(rootless: Installation, server: FaultyRegistry) -> None:
     tar = with_noise(busybox_tar(), os.urandom(1000))
     packed = gzip.compress(tar)

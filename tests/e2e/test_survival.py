@@ -48,9 +48,7 @@ def test_the_engine_killed_while_a_container_runs(rootless: Installation, name: 
 
 
 @pytest.mark.parametrize("path", ["/nosuch", "/images/load", "/build", "/containers/create"])
-def test_a_client_that_breaks_off_what_it_sends_ends_its_own_connection_only(
-    rootless: Installation, path: str
-) -> None:
+def test_a_client_that_breaks_off_what_it_sends_ends_its_own_connection_only(rootless: Installation, path: str) -> None:
     before = engine_pid(rootless)
     with socket.socket(socket.AF_UNIX) as client:
         client.settimeout(20)
