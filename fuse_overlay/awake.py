@@ -126,7 +126,9 @@ class Companion:
             return
         if self._pid == 0:
             try:
-                os.close(self._pipe)
+                # a file that is removed while it is held here would keep its room
+                os.closerange(0, reading)
+                os.closerange(reading + 1, os.sysconf("SC_OPEN_MAX"))
                 with contextlib.suppress(OSError):
                     Path("/proc/self/comm").write_text(_NAME)
                 os.sched_setaffinity(0, self._other)

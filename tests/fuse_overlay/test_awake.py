@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import itertools
 import os
+import select
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -232,9 +232,25 @@ def test_a_companion_ends_with_its_server() -> None:
         os.write(writing, b"%d\n" % children().pop())
         while True:
             companion.stay(time.monotonic())
-    os.close(writing)  # the server has it, and its companion
-    assert int(os.read(reading, 20))
+    os.close(writing)
+    ended = os.pidfd_open(int(os.read(reading, 20)))
     os.kill(server, signal.SIGKILL)
     os.waitpid(server, 0)
-    with contextlib.closing(os.fdopen(reading, "rb")) as end:
-        assert end.read() == b""  # waits for all who hold the other end
+    os.close(reading)
+    assert select.select([ended], [], [], PATIENCE_SECONDS)[0]
+    os.close(ended)
+
+
+def test_a_companion_holds_none_of_the_servers_files(tmp_path: Path) -> None:
+    cpus = two_cpus()
+
+    def child() -> None:
+        with open(tmp_path / "removed", "wb"):
+            companion = Companion(1e-3, cpus)
+            companion.begin()
+            (pid,) = children()
+            eventually(lambda: len(os.listdir(f"/proc/{pid}/fd")) == 1)  # of the pipe between them
+            os.sched_setaffinity(0, cpus)
+            quick_requests(companion, lambda: len(os.sched_getaffinity(0)) == 1)
+
+    in_child(child)
