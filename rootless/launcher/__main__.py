@@ -179,10 +179,12 @@ def _warm_command_line(settings: Settings) -> None:
     listener.bind(str(temporary))
     temporary.chmod(0o600)
     listener.listen(64)
+    launcher = os.getpid()
     if os.fork() == 0:
         try:
             ctypes.PyDLL(None).prctl(n.PR_SET_PDEATHSIG, 15)
-            warm.serve_warm(listener)
+            if os.getppid() == launcher:  # else it ended before we asked to be told
+                warm.serve_warm(listener)
         finally:
             os._exit(0)
     temporary.rename(settings.warm_socket)

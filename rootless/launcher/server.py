@@ -144,6 +144,7 @@ class Launcher:
     def _run(self, name: str, keep: Sequence[int], function: Callable[[], None]) -> int:
         """Fork a server that has the standard streams and `keep` open and nothing else: a FUSE descriptor of another
         mount would keep that mount's callers waiting when its own server has been given up."""
+        launcher = os.getpid()
         pid = os.fork()
         if pid:
             return pid
@@ -152,6 +153,8 @@ class Launcher:
             for number in (signal.SIGCHLD, signal.SIGTERM):
                 signal.signal(number, signal.SIG_DFL)
             self._context.syscalls.prctl(n.PR_SET_PDEATHSIG, signal.SIGKILL)
+            if os.getppid() != launcher:  # it ended before we asked to end with it
+                os._exit(1)
             Path("/proc/self/comm").write_text(name)
             first = 3
             for fd in sorted(keep):
