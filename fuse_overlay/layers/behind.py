@@ -12,9 +12,12 @@ _SMALL_BYTES = 64 << 10  # handing over a smaller piece costs as much as the wor
 
 
 class Behind:
-    """start() work, or give() a piece of data to be worked on, one at a time; wait() for it; end() at last."""
+    """start() work, or give() a piece of data to be worked on, one at a time; wait() for it; end() at last.
 
-    def __init__(self) -> None:
+    `idle_cpus`: whether there are any; else a piece is worked on at once, as changing threads costs more than it brings."""
+
+    def __init__(self, *, idle_cpus: bool = True) -> None:
+        self._idle_cpus = idle_cpus
         self._pool: ThreadPoolExecutor | None = None
         self._work: Future[object] | None = None
 
@@ -30,7 +33,7 @@ class Behind:
     def give(self, work: Callable[[bytes | memoryview], object], data: bytes | memoryview) -> None:
         """The work of a small piece, and of one that its owner may change, is done at once. Raises what it does then,
         and what the work before did."""
-        if isinstance(data, bytes) and len(data) >= _SMALL_BYTES:
+        if self._idle_cpus and isinstance(data, bytes) and len(data) >= _SMALL_BYTES:
             self.start(lambda: work(data))
         else:
             self.wait()

@@ -39,12 +39,13 @@ class LayerWriter:
 
     Raises LayerError for what is not a good archive, OSError from the disk."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, idle_cpus: bool = True) -> None:
+        """`idle_cpus`: see Behind."""
         self._directory = directory
         self._parser = TarParser()
         self._tree = build.LayerTree()
         self._hash = hashlib.sha256()
-        self._behind = Behind()
+        self._behind = Behind(idle_cpus=idle_cpus)
         self._size = 0
         self._fd = os.open(directory / TAR_NAME, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
 

@@ -39,8 +39,10 @@ class Kept(enum.Enum):
 class PartialLayer:
     """try_lock() until it is True; then begin(), write() …, finish(); keep() or discard() at the end."""
 
-    def __init__(self, layout: Layout, digest: str) -> None:
+    def __init__(self, layout: Layout, digest: str, *, idle_cpus: bool = True) -> None:
+        """`idle_cpus`: see LayerBeingStored."""
         self.digest = digest
+        self._idle_cpus = idle_cpus
         self._directory = layout.temporary / f"layer-{hex_of(digest)}"
         self.layer = self._directory / "layer"
         self._new, self._packed = self._directory / "new", self._directory / "packed"
@@ -83,7 +85,7 @@ class PartialLayer:
             self._keep_plain()
             for left in (self.layer, self._new):
                 shutil.rmtree(left, ignore_errors=True)
-            self._storing = LayerBeingStored(self._new)
+            self._storing = LayerBeingStored(self._new, idle_cpus=self._idle_cpus)
             if kept is Kept.NOTHING:
                 return 0
             spool = os.open(self._packed, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)

@@ -5,6 +5,7 @@ for the next pull (`partial`)."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import ExitStack, aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -254,6 +255,7 @@ async def _layers(repository: Repository, layout: Layout, found: Found, staging:
     here = await trio.to_thread.run_sync(layout.hold, staging, found.layers)
     fetching, finishing = trio.CapacityLimiter(LAYERS_AT_ONCE), trio.CapacityLimiter(1)
     asked: set[str] = set()
+    idle_cpus = min(len({*found.layers} - here), LAYERS_AT_ONCE) < len(os.sched_getaffinity(0))
     try:
         async with trio.open_nursery() as nursery:
             for descriptor, diff_id in zip(found.descriptors, found.layers, strict=True):
@@ -263,7 +265,9 @@ async def _layers(repository: Repository, layout: Layout, found: Found, staging:
                     continue
                 asked.add(diff_id)
                 bar.say("Pulling fs layer")
-                nursery.start_soon(_fetch, repository, layout, descriptor, diff_id, _Turn(fetching, finishing), bar)
+                partial = PartialLayer(layout, descriptor["digest"], idle_cpus=idle_cpus)
+                turn = _Turn(fetching, finishing)
+                nursery.start_soon(_fetch, repository, layout, partial, descriptor, diff_id, turn, bar)
     except ExceptionGroup as group:
         raise first_error(group) from None
 
@@ -271,12 +275,12 @@ async def _layers(repository: Repository, layout: Layout, found: Found, staging:
 async def _fetch(
     repository: Repository,
     layout: Layout,
+    partial: PartialLayer,
     descriptor: Mapping[str, Any],
     diff_id: str,
     turn: _Turn,
     bar: Bar,
 ) -> None:
-    partial = PartialLayer(layout, descriptor["digest"])
     async with turn:
         if not await trio.to_thread.run_sync(partial.try_lock):
             bar.say("Waiting")

@@ -32,13 +32,14 @@ class LayerBeingStored:
 
     Both raise InvalidParameter (archive) and RootlessError (disk)."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, idle_cpus: bool = True) -> None:
+        """`idle_cpus`: whether there are any beside the one that unpacks."""
         directory.mkdir()
         self.directory = directory
         self.received = 0
         self._packed_hash = hashlib.sha256()
-        self._hashing = Behind()
-        self._writer = LayerWriter(directory)
+        self._hashing = Behind(idle_cpus=idle_cpus)
+        self._writer = LayerWriter(directory, idle_cpus=idle_cpus)
         self._unpacker = compression.Unpacker(self._writer.write)
 
     @property

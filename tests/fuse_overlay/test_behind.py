@@ -38,6 +38,13 @@ def test_small_pieces_and_views_are_worked_on_at_once() -> None:
     assert threads == [threading.current_thread()] * 2
 
 
+def test_where_no_cpu_is_idle_everything_is_worked_on_at_once() -> None:
+    behind = Behind(idle_cpus=False)
+    threads: list[threading.Thread] = []
+    behind.give(lambda _: threads.append(threading.current_thread()), LARGE)
+    assert threads == [threading.current_thread()]
+
+
 def test_what_goes_wrong_is_raised_by_the_next_call() -> None:
     def fail(_: bytes | memoryview) -> None:
         raise OSError(28, "No space left on device")
