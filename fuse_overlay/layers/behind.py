@@ -14,7 +14,7 @@ _SMALL_BYTES = 64 << 10  # handing over a smaller piece costs as much as the wor
 class Behind:
     """start() work, or give() a piece of data to be worked on, one at a time; wait() for it; end() at last.
 
-    `idle_cpus`: whether there are any; else a piece is worked on at once, as changing threads costs more than it brings."""
+    `idle_cpus`: whether there are any; else a piece is worked on at once, as changing threads costs more."""
 
     def __init__(self, *, idle_cpus: bool = True) -> None:
         self._idle_cpus = idle_cpus
