@@ -62,7 +62,7 @@ class Standby:
         if self._pid == 0:
             try:
                 os.close(self._pipe)
-                os.sched_setaffinity(0, range(os.cpu_count() or 1))  # the server may be bound to its client's
+                os.sched_setaffinity(0, range(os.cpu_count() or 1))  # the server may just be kept on one, see `awake`
                 signal.signal(signal.SIGINT, signal.SIG_IGN)
                 _Watch(self._device, self._handlers, self._counter, reading).run()
             finally:

@@ -69,8 +69,9 @@ class LayerWriter:
 
     def finish(self) -> Layer:
         """Check the end, write the index while the tar is synced, sync that too."""
-        self._behind.start(lambda: os.fsync(self._fd))
+        self._behind.wait()
         self._parser.close()
+        self._behind.start(lambda: os.fsync(self._fd))
         layers = [LayerId(self._hash.digest(), self._size)]
         rows = indexing.write(self._directory / INDEX_NAME, self._tree.root, layers, merged=self._tree.merged)
         self._behind.wait()

@@ -37,7 +37,6 @@ _SPARSE_HEADER, _SPARSE_LINES = b"S", b"M"  # not types of extensions: maps that
 _PAX_XATTR, _LIBARCHIVE_XATTR = b"SCHILY.xattr.", b"LIBARCHIVE.xattr."
 _SPARSE_PAIR = b"GNU.sparse.offset", b"GNU.sparse.numbytes"
 _ENDS = b"\0 "  # of a number's field
-_ADLER = 65521
 MAX_LINK_BYTES = 4095  # PATH_MAX, include/uapi/linux/limits.h
 
 
@@ -253,10 +252,9 @@ def _xattrs(pax: dict[bytes, bytes]) -> dict[bytes, bytes]:
 def _check_sum(block: bytes, at: int) -> None:
     stored = _number(block[148:156], at)
     # sums of the bytes, the sum's own field taken as blanks; some old programs summed signed bytes
-    field = sum(block[148:156]) - 8 * 32
-    if (stored + field + 1) % _ADLER == zlib.adler32(block) & 0xFFFF and 0 <= stored < _ADLER:
-        return  # the lower half of Adler-32 (RFC 1950) is the sum and 1: so it is quickly had
-    unsigned = sum(block) - field
+    # the lower half of Adler-32 (RFC 1950) is the sum and 1, modulo 65,521, which 512 bytes of ASCII do not reach
+    whole = (zlib.adler32(block) & 0xFFFF) - 1 if block.isascii() else sum(block)
+    unsigned = whole - sum(block[148:156]) + 8 * 32
     if stored != unsigned:
         signed = unsigned - 256 * sum(1 for i, byte in enumerate(block) if byte > 127 and not 148 <= i < 156)
         if stored != signed:

@@ -121,6 +121,16 @@ def children() -> set[int]:
     return {int(pid) for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()}
 
 
+def begun(cpus: set[int]) -> tuple[Companion, int]:
+    """A companion of this process, and its pid."""
+    os.sched_setaffinity(0, cpus)
+    companion = Companion(1e-3, cpus)
+    assert not children()  # none for a server that is hardly asked
+    companion.begin()
+    (pid,) = children()
+    return companion, pid
+
+
 def test_the_companion_is_for_two_cpus() -> None:
     cpus = two_cpus()
 
@@ -137,11 +147,7 @@ def test_while_requests_are_quick_server_and_companion_have_a_cpu_each() -> None
     cpus = two_cpus()
 
     def child() -> None:
-        os.sched_setaffinity(0, cpus)
-        companion = Companion(1e-3, cpus)
-        assert not children()  # none for a server that is hardly asked
-        companion.begin()
-        (pid,) = children()
+        companion, pid = begun(cpus)
         quick_requests(companion, lambda: len(os.sched_getaffinity(0)) == 1)
         assert os.sched_getaffinity(0) | os.sched_getaffinity(pid) == cpus
         eventually(lambda: os.sched_getaffinity(0) == cpus)  # a while after the last
@@ -157,10 +163,7 @@ def test_a_companion_that_was_killed_has_a_successor() -> None:
     cpus = two_cpus()
 
     def child() -> None:
-        os.sched_setaffinity(0, cpus)
-        companion = Companion(1e-3, cpus)
-        companion.begin()
-        (first,) = children()
+        companion, first = begun(cpus)
         quick_requests(companion, lambda: len(os.sched_getaffinity(0)) == 1)
         os.kill(first, signal.SIGKILL)
         os.waitid(os.P_PID, first, os.WEXITED | os.WNOWAIT)
@@ -180,10 +183,7 @@ def test_it_has_one_too_where_sigchld_is_ignored() -> None:
 
     def child() -> None:
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # as it was inherited
-        os.sched_setaffinity(0, cpus)
-        companion = Companion(1e-3, cpus)
-        companion.begin()
-        (first,) = children()
+        companion, first = begun(cpus)
         os.kill(first, signal.SIGKILL)
         eventually(lambda: not children())
         companion.begin()
@@ -225,11 +225,9 @@ def test_a_companion_ends_with_its_server() -> None:
     server = os.fork()
     if server == 0:
         os.close(reading)
-        os.sched_setaffinity(0, cpus)
-        companion = Companion(1e-3, cpus)
-        companion.begin()
+        companion, pid = begun(cpus)
         quick_requests(companion, lambda: len(os.sched_getaffinity(0)) == 1)
-        os.write(writing, b"%d\n" % children().pop())
+        os.write(writing, b"%d\n" % pid)
         while True:
             companion.stay(time.monotonic())
     os.close(writing)

@@ -51,7 +51,10 @@ def test_what_is_no_number_is_refused(field: bytes) -> None:
         _number(field, BLOCK)
 
 
-@given(at=st.integers(0, BLOCK - 1), change=st.integers(1, 255), size=st.sampled_from([1, 7, BLOCK, 10_000]))
+OUTSIDE_THE_SUM = st.integers(0, 147) | st.integers(156, BLOCK - 1)  # the sum itself may be written in several ways
+
+
+@given(at=OUTSIDE_THE_SUM, change=st.integers(1, 255), size=st.sampled_from([1, 7, BLOCK, 10_000]))
 def test_a_header_of_which_a_byte_is_wrong_is_refused(at: int, change: int, size: int) -> None:
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w", format=tarfile.USTAR_FORMAT) as tar:
@@ -61,8 +64,6 @@ def test_a_header_of_which_a_byte_is_wrong_is_refused(at: int, change: int, size
     assert entry == b"usr/share/file"
     bad = bytearray(good)
     bad[at] = (bad[at] + change) % 256
-    if 148 <= at < 156:
-        return  # the sum itself may be written in several ways
     with pytest.raises(LayerError):
         list(fed(bytes(bad), size))
 
