@@ -82,7 +82,6 @@ async def pull_image(
     machine's is taken, or what there is where the image is for one alone.
 
     Raises NotFound, InvalidParameter (what came is damaged), Forbidden (policy), RootlessError (registry, disk)."""
-    policy.check_name(access.policy, wanted)
     await trio.to_thread.run_sync(remove_old, layout)
     endpoints = access.endpoints(wanted.registry)
     for endpoint in endpoints:
@@ -120,6 +119,9 @@ async def pull_all_tags(
 async def opened(
     access: Access, endpoint: Endpoint, wanted: Reference, auth: Mapping[str, str] | None, *, actions: str = "pull"
 ) -> AsyncIterator[Repository]:
+    """Raises Forbidden before anybody is asked, where the name must not be pulled."""
+    if actions == "pull":
+        policy.check_name(access.policy, wanted)
     async with Registry(access, endpoint, auth) as registry:
         yield Repository(registry, wanted, actions=actions)
 

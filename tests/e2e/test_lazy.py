@@ -201,6 +201,15 @@ def test_two_names_of_one_image_that_is_on_its_way(rootless: Installation, serve
     rootless("rmi", one, two)
 
 
+@pytest.mark.parametrize("rule", ['deny = ["*/app"]', 'allow = ["*/other"]'])
+def test_what_the_policy_refuses_is_not_even_asked_for(fresh: Installation, server: FaultyRegistry, rule: str) -> None:
+    name, _, _ = add(server, "zstd")
+    (fresh.home / "config.toml").write_text(f"[policy]\n{rule}\n")
+    for words in (["run", "--rm", "--pull", "lazy", name, "true"], ["pull", "-a", name.removesuffix(":1")]):
+        assert b"is refused by policy" in fresh(*words, check=None).stderr
+    assert server.faults.seen == []
+
+
 def test_what_has_no_table_is_pulled_as_a_whole(rootless: Installation, server: FaultyRegistry) -> None:
     tar = with_noise(busybox_tar(), os.urandom(1000))
     packed = gzip.compress(tar)
