@@ -1,15 +1,17 @@
 """Real programs on networks of ours and of podman's (CNI bridge, rootlessport), in one run.
 
-    python -m tests.bench.networks --tar debian.tar [--seconds 8] [--only pgbench,wrk,dns] [--engines rootless,podman]
+    python -m tests.bench.networks --tar debian.tar [--seconds 8] [--only iperf3,pgbench,wrk,dns]
+                                   [--engines rootless,podman]
 
-As an ordinary user, with postgresql, nginx, wrk, dnsperf and podman on the machine: the programs are bind-mounted into
-containers of the Debian tree. PostgreSQL is found by name where the engine has names. What goes over loopback is
-without a network: both programs in one container, or on the host."""
+As an ordinary user, with iperf3, postgresql, nginx, wrk, dnsperf and podman on the machine: the programs are
+bind-mounted into containers of the Debian tree. Containers are found by name where the engine has names. What goes over
+loopback is without a network: both programs in one container, or on the host."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import re
 import resource
 import subprocess
@@ -19,7 +21,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-_NETWORK, _DATABASE, _WEB, _PORT, _HOST_PORT = "bench-net", "bench-db", "bench-web", "18380", "18390"
+_NETWORK, _LARGE = "bench-net", "bench-large"
+_LARGE_MTU = {"rootless": "com.docker.network.driver.mtu=65520", "podman": "mtu=65520"}
+_DATABASE, _WEB, _PORT, _HOST_PORT = "bench-db", "bench-web", "18380", "18390"
 _POSTGRES = """mkdir -p /var/lib/pg && chown 33:33 /var/lib/pg
 exec setpriv --reuid 33 --regid 33 --clear-groups sh -c '
 PATH=$(echo /usr/lib/postgresql/*/bin):$PATH
@@ -47,8 +51,14 @@ class Engine:
             sys.exit(f"{self.command} {' '.join(args)}: {done.stderr}")
         return done.stdout + done.stderr
 
-    def run(self, *args: str) -> str:
-        return self("run", "--network", _NETWORK, "-v", "/usr:/usr:ro", *args)
+    def run(self, *args: str, network: str = _NETWORK) -> str:
+        return self("run", "--network", network, "-v", "/usr:/usr:ro", *args)
+
+    def place(self, container: str) -> str:
+        """Its name, or where names are not known (podman 4.3 without aardvark-dns) its address."""
+        if self.command != "podman":
+            return container
+        return self("inspect", "-f", "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}", container).strip()
 
 
 @contextlib.contextmanager
@@ -57,22 +67,43 @@ def installed(engine: Engine, tar: str) -> Iterator[None]:
 
     def clean() -> None:
         engine("rm", "-f", _DATABASE, _WEB, check=False)
-        engine("network", "rm", _NETWORK, check=False)
+        engine("network", "rm", _NETWORK, _LARGE, check=False)
 
     clean()
     engine("import", tar, "bench-debian")
     engine("network", "create", _NETWORK)
+    engine("network", "create", "--opt", _LARGE_MTU[engine.command], _LARGE)
     try:
         yield
     finally:
         clean()
 
 
+def iperf3(engine: Engine, seconds: int) -> Iterator[tuple[str, float]]:
+    """Between two containers, Mbit/s received."""
+    for network, mtu in ((_NETWORK, "MTU 1500"), (_LARGE, "MTU 65520")):
+        engine.run("-d", "--name", _WEB, "bench-debian", "iperf3", "-s", network=network)
+        for what, flags in (
+            ("one flow", ()),
+            ("one flow, the other way", ("-R",)),
+            ("one flow, both at once", ("--bidir",)),
+            ("4 flows", ("-P", "4")),
+            ("16 flows", ("-P", "16")),
+            ("UDP, 1400 bytes", ("-u", "-b", "0", "-l", "1400")),
+            ("UDP, 8192 bytes", ("-u", "-b", "0", "-l", "8192")),
+        ):
+            words = ["iperf3", "-J", "-c", engine.place(_WEB), "-t", str(seconds), *flags]
+            said = engine.run("--rm", "bench-debian", *words, network=network)
+            end = json.JSONDecoder().raw_decode(said)[0]["end"]
+            for way in ("sum_received", "sum_received_bidir_reverse"):
+                if way in end:
+                    yield f"iperf3, {mtu}, {what}, Mbit/s", end[way]["bits_per_second"] / 1e6
+        engine("rm", "-f", _WEB)
+
+
 def pgbench(engine: Engine, seconds: int) -> Iterator[tuple[str, float]]:
     engine.run("-d", "--name", _DATABASE, "bench-debian", "sh", "-c", _POSTGRES)
-    address = _DATABASE
-    if engine.command == "podman":
-        address = engine("inspect", "-f", "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}", _DATABASE).strip()
+    address = engine.place(_DATABASE)
     tools = "PATH=$(echo /usr/lib/postgresql/*/bin):$PATH PGUSER=bench;export PGUSER PATH"
     prepare = "until pg_isready -q; do sleep 0.2; done; createdb bench; pgbench -q -i -s 10 bench"
     ready = f"{tools} PGHOST={address};export PGHOST; {prepare}"
@@ -124,7 +155,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tar", required=True)
     parser.add_argument("--seconds", type=int, default=8)
-    parser.add_argument("--only", default="pgbench,wrk,dns")
+    parser.add_argument("--only", default="iperf3,pgbench,wrk,dns")
     parser.add_argument("--engines", default="rootless,podman")
     asked = parser.parse_args()
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
@@ -139,6 +170,7 @@ def main() -> None:
                     continue  # podman 4.3 has no names without aardvark-dns
                 engine("rm", "-f", _WEB, check=False)
                 measured = {
+                    "iperf3": lambda engine=engine: iperf3(engine, asked.seconds),
                     "pgbench": lambda engine=engine: pgbench(engine, asked.seconds),
                     "wrk": lambda engine=engine, directory=directory: wrk(engine, asked.seconds, directory),
                     "dns": lambda engine=engine, directory=directory: dns(engine, asked.seconds, directory),
