@@ -27,6 +27,7 @@ MAX_HALF_OPEN = 1024  # of one guest
 MAX_LINGERING = 1024  # of one network; who is over takes no room from who is not
 HALF_CLOSED_SECONDS = 900.0
 ACK_SECONDS = 0.001  # how long an acknowledgment may wait; RFC 9293 3.8.6.3 allows 0.5
+REPEAT_SECONDS = 0.01  # until one is repeated where frames are lost; each time twice as long
 TIMER_SECONDS, VISIT_SECONDS = 0.001, 1e-5  # between two looks at timers, at least; and for each timer
 _KIND = virtio.HEADER_BYTES + 12  # of a frame with its virtio header: where the Ethernet type is
 _IP = virtio.HEADER_BYTES + 14
@@ -162,6 +163,8 @@ class Connections:
         """A flow has had a segment."""
         if connection.flow.ack_due:
             self._owed(connection, now)
+        elif connection.flow.repeats:
+            self._repeat_later(connection, now)
         self.touched(connection)
 
     def _owed(self, connection: Connection, now: float) -> None:
@@ -171,11 +174,17 @@ class Connections:
             self._unacknowledged.append(connection)
             return
         self.poller.answer_expected = True
-        if connection.ack_by == NEVER:
-            connection.ack_by = now + ACK_SECONDS
-            self._patient.add(connection)
-            self._acks_due = min(self._acks_due, connection.ack_by)
-            self.due = min(self.due, connection.ack_by)
+        if connection.ack_by > now + ACK_SECONDS:
+            self._acknowledge_by(connection, now + ACK_SECONDS)
+
+    def _repeat_later(self, connection: Connection, now: float) -> None:
+        self._acknowledge_by(connection, now + REPEAT_SECONDS * 2 ** (tcp_flow.REPEATS - connection.flow.repeats))
+
+    def _acknowledge_by(self, connection: Connection, until: float) -> None:
+        connection.ack_by = until
+        self._patient.add(connection)
+        self._acks_due = min(self._acks_due, until)
+        self.due = min(self.due, until)
 
     def flush(self) -> None:
         """After a batch of frames: one acknowledgment a flow. Of the guest's own the last of several in a row tells
@@ -203,8 +212,13 @@ class Connections:
     def _acknowledge(self, now: float) -> None:
         for connection in self._patient:
             if connection.ack_by <= now:
-                connection.flow.flush_ack()
-                connection.ack_by = NEVER
+                flow, connection.ack_by = connection.flow, NEVER
+                if flow.ack_due or not flow.repeats:
+                    flow.flush_ack()
+                    continue
+                flow.repeat_ack()
+                if flow.repeats:
+                    self._repeat_later(connection, now)
         self._patient = {connection for connection in self._patient if connection.ack_by != NEVER}
         self._acks_due = min((connection.ack_by for connection in self._patient), default=NEVER)
 

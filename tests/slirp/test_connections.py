@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import socket
 import struct
@@ -13,8 +14,9 @@ import pytest
 from slirp.host import tcp as tcp_module
 from slirp.host.endpoint import GATEWAY_MAC, Endpoint
 from slirp.host.poller import Poller
-from slirp.host.tcp import ACK_SECONDS, Connections
+from slirp.host.tcp import ACK_SECONDS, REPEAT_SECONDS, Connections
 from slirp.stack import tcp_flow
+from slirp.stack.recovery import NEVER
 from slirp.wire import ethernet, ipv4, tcp, virtio
 from slirp.wire.checksum import checksum, pseudo_sum
 
@@ -147,6 +149,42 @@ def test_a_small_piece_is_acknowledged_by_its_answer_or_soon_after(hand: Hand, l
         assert hand.connections.due > time.monotonic() + ACK_SECONDS
 
 
+def test_what_shows_losses_is_acknowledged_again_and_again_while_nothing_comes(
+    hand: Hand, listener: socket.socket
+) -> None:
+    server, _ = listener.accept()
+    with server:
+        hand.sequence += 1
+        hand.send(tcp.ACK | tcp.PSH, b"after a hole", whole_checksum=False)
+        hand.sequence -= 1 + len(b"after a hole")
+        said = []
+        while hand.connections._acks_due != NEVER:
+            said.append((hand.receive().acknowledgment, hand.connections._acks_due))
+            hand.connections.act(hand.connections._acks_due)
+        said.append((hand.receive().acknowledgment, NEVER))
+        assert [acknowledgment for acknowledgment, _ in said] == [hand.sequence] * (1 + tcp_flow.REPEATS)
+        waits = [after - before for (_, before), (_, after) in itertools.pairwise(said[:-1])]
+        assert waits == pytest.approx([REPEAT_SECONDS * 2**n for n in range(1, tcp_flow.REPEATS)])
+
+
+def test_what_comes_meanwhile_is_acknowledged_as_ever(hand: Hand, listener: socket.socket) -> None:
+    server, _ = listener.accept()
+    with server:
+        hand.sequence += 1
+        hand.send(tcp.ACK | tcp.PSH, b"b", whole_checksum=False)
+        hand.receive()
+        hand.sequence -= 2
+        hand.send(tcp.ACK | tcp.PSH, b"a", whole_checksum=False)  # it fills the hole
+        assert hand.receive().acknowledgment == hand.sequence + 1
+        hand.sequence += 1
+        hand.send(tcp.ACK | tcp.PSH, b"c", whole_checksum=False)
+        assert hand.connections.due <= time.monotonic() + ACK_SECONDS
+        hand.connections.act(hand.connections._acks_due)
+        assert hand.receive().acknowledgment == hand.sequence
+        assert hand.connections._acks_due == NEVER
+        assert server.recv(10) == b"abc"
+
+
 def test_an_answer_leaves_the_next_question_all_its_time(hand: Hand, listener: socket.socket) -> None:
     """It carries the acknowledgment of one; the next may wait for its own answer as long again."""
     server, _ = listener.accept()
@@ -162,7 +200,7 @@ def test_an_answer_leaves_the_next_question_all_its_time(hand: Hand, listener: s
         with pytest.raises(BlockingIOError):
             hand.receive()
         assert first < hand.connections.due
-        hand.connections.act(hand.connections.due)
+        hand.connections.act(time.monotonic() + ACK_SECONDS)
         assert hand.receive().acknowledgment == hand.sequence
 
 

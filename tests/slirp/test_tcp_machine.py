@@ -210,6 +210,8 @@ class TcpMachine(RuleBasedStateMachine):
     def time_passes(self, seconds: float) -> None:
         self.now += seconds
         self.flow.flush_ack()
+        if self.flow.repeats:
+            self.flow.repeat_ack()
         self.flow.tick(self.now)
 
     # ------------------------------------------------------------------------------------------------ in the end
