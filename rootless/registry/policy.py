@@ -14,9 +14,9 @@ def check_name(policy: Policy, wanted: Reference) -> None:
     """Raises Forbidden."""
     name = wanted.repository
     for pattern in policy.deny:
-        if fnmatchcase(name, pattern):
+        if _fits(name, pattern):
             raise Forbidden(f"{wanted.familiar} is refused by policy: {name} fits {pattern!r} of `deny`")
-    if policy.allow and not any(fnmatchcase(name, pattern) for pattern in policy.allow):
+    if policy.allow and not any(_fits(name, pattern) for pattern in policy.allow):
         raise Forbidden(f"{wanted.familiar} is refused by policy: {name} fits nothing of `allow`")
 
 
@@ -30,7 +30,12 @@ def check_digests(policy: Policy, wanted: Reference, *digests: str) -> None:
 async def check_signature(policy: Policy, repository: Repository, digest: str) -> None:
     """Raises Forbidden where a signature is wanted and there is none that is good."""
     for pattern, key in policy.signed.items():
-        if fnmatchcase(repository.wanted.repository, pattern):
+        if _fits(repository.wanted.repository, pattern):
             from rootless.registry.signatures import verify
 
             await verify(repository, digest, key)
+
+
+def _fits(name: str, pattern: str) -> bool:
+    """A host is the same in capitals; a path has none."""
+    return fnmatchcase(name.lower(), pattern.lower())

@@ -21,7 +21,7 @@ mirrors = ["first.lab:5000", "http://plain.lab"]
 insecure = true
 [policy]
 allow = ["docker.io/library/*", "registry.lab/*"]
-deny = ["*/untrusted"]
+deny = ["*/untrusted", "bad.lab/*"]
 deny_digests = ["sha256:0000000000000000000000000000000000000000000000000000000000000000"]
 signed = { "registry.lab/*" = "/keys/cosign.pub" }
 """
@@ -52,6 +52,9 @@ def test_endpoints(tmp_path: Path) -> None:
         ("someone/debian", "fits nothing of `allow`"),
         ("registry.lab/team/app", ""),
         ("registry.lab/untrusted", "fits '*/untrusted' of `deny`"),
+        ("Registry.LAB/team/app", ""),
+        ("bad.lab/app", "fits 'bad.lab/*' of `deny`"),
+        ("BAD.lab/app", "fits 'bad.lab/*' of `deny`"),
     ],
 )
 def test_policy_of_names(tmp_path: Path, name: str, refused: str) -> None:
