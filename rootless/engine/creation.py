@@ -14,6 +14,7 @@ from rootless.engine.volume_specs import anonymous_targets, mounts_of
 from rootless.model import ports
 from rootless.model.endpoints import links_of, mode_of
 from rootless.model.errors import InvalidParameter
+from rootless.model.networks import HOST
 from rootless.runtime import capabilities
 from rootless.settings import STORAGE_DRIVERS
 
@@ -234,6 +235,8 @@ def warnings_of(host_config: Mapping[str, Any]) -> list[str]:
     for name, (word, done, _) in _NAMESPACES.items():
         if host_config[name] not in done:
             found.append(f"{name}: {word} mode {host_config[name]} not supported by this version of rootless: ignored.")
+    if host_config["NetworkMode"] == HOST and host_config["PortBindings"]:
+        found.append("Published ports are discarded when using host network mode")
     if _object(host_config, "RestartPolicy").get("Name") not in (None, "", "no"):
         found.append("RestartPolicy: containers are not restarted by this version of rootless. It was ignored.")
     return found

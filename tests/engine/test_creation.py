@@ -126,6 +126,15 @@ def test_what_is_not_enforced_is_said() -> None:
     assert [text.partition(":")[0] for text in warnings] == ["Memory", "PidMode", "UTSMode", "RestartPolicy"]
 
 
+@pytest.mark.parametrize(
+    ("mode", "warnings"),
+    [("host", ["Published ports are discarded when using host network mode"]), ("bridge", []), ("none", [])],
+)
+def test_ports_published_with_the_hosts_network_are_warned_of(mode: str, warnings: list[str]) -> None:
+    asked = {"NetworkMode": mode, "PortBindings": {"80/tcp": [{"HostPort": "8080"}]}}
+    assert creation.warnings_of(creation.host_config_of({"HostConfig": asked})) == warnings
+
+
 @pytest.mark.parametrize("name", ["a", "-ab", "a b", "ä1", "a/b", ""])
 def test_names_that_are_not(name: str) -> None:
     with pytest.raises(InvalidParameter, match="Invalid container name"):
