@@ -5,6 +5,7 @@ their own, as in overlayfs: writing through one of them leaves the others alone)
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable, Iterator
 from typing import Protocol
 
@@ -103,6 +104,8 @@ class TreeLower:
         entry = self._index.entry
         for at in range(row.first_dirent, row.first_dirent + row.dirents):
             name, number = entry(at)
+            if b"\0" in name:
+                raise OSError(errno.EIO, "the index is corrupt")
             yield name, WHITED_OUT if number == WHITEOUT else at + 1
 
     def entries_from(self, directory: int, start: int) -> Iterator[tuple[bytes, int, bytes]]:
@@ -111,6 +114,8 @@ class TreeLower:
         entry = self._index.entry
         for at in range(row.first_dirent + start, row.first_dirent + row.dirents):
             name, number = entry(at)
+            if b"\0" in name:
+                raise OSError(errno.EIO, "the index is corrupt")
             yield name, at + 1, self._attributes(number, self._index.row(number))
 
     def mode(self, place: int) -> int:
@@ -147,7 +152,7 @@ class TreeLower:
             try:
                 self._preadv(row, view[:size], offset)
             except IndexError:
-                raise OSError(5, "the index is corrupt") from None
+                raise OSError(errno.EIO, "the index is corrupt") from None
         return size
 
     def link(self, place: int) -> bytes:
@@ -178,7 +183,7 @@ class TreeLower:
         for position in range(above.first_dirent, above.first_dirent + above.dirents):
             if self._index.entry(position)[1] == number:
                 return position + 1
-        raise OSError(5, "the index is corrupt")
+        raise OSError(errno.EIO, "the index is corrupt")
 
     def pieces(self, place: int, offset: int, size: int) -> Iterable[tuple[int, int, int]]:
         row = self._row(place)[1]

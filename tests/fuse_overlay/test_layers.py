@@ -20,6 +20,7 @@ from fuse_overlay.device import Device
 from fuse_overlay.image_server import ImageServer
 from fuse_overlay.layers import indexing
 from fuse_overlay.layers.index import Index, Node
+from fuse_overlay.lower import TreeLower
 from fuse_overlay.wire import structs as w
 
 Member = tuple[str, bytes, bytes, str]
@@ -289,6 +290,17 @@ def test_a_damaged_index_is_an_error_never_a_crash(
             request = w.IN_HEADER.pack(w.IN_HEADER.size + len(body), opcode, 7, number + 1, 0, 0, 0, 0, 0) + body
             server.device.answer(server.handlers, bytearray(request), len(request))
     os.close(server.device.fd)
+
+
+def test_a_listing_with_a_nul_in_a_name_is_an_error(tmp_path: Path) -> None:
+    """A zeroed page of the index: programs would see a name "", and a walk that joins it goes round for ever."""
+    layer = tmp_path / "layer"
+    write_layer(layer, archive(("one-name", F, b"one", ""), ("other", F, b"", "")))
+    (layer / "index").write_bytes((layer / "index").read_bytes().replace(b"one-name", bytes(8)))
+    lower = TreeLower(open_tree(layer / "index", [layer]), 0, 1, 1)
+    for listing in (lower.entries(0), lower.entries_from(0, 0)):
+        with pytest.raises(OSError, match="corrupt"):
+            list(listing)
 
 
 REQUESTS = [
