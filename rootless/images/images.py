@@ -353,8 +353,12 @@ class Images:
         from rootless.images.removing import remove_image
 
         image = self.resolve(text)
-        if self.lazy is not None and self.lazy.cancel(image):
-            return [*({"Untagged": reference.parse(name).familiar} for name in image.names), {"Deleted": image.id}]
+        if self.lazy is not None and (lazy := self.lazy.cancel(image)) is not None:
+            try:
+                image = self.resolve(text)  # it is in the store as well
+            except NotFound:
+                gone = [] if any(other.id == image.id for other in self.all()) else [{"Deleted": image.id}]
+                return [*({"Untagged": reference.parse(name).familiar} for name in lazy.names), *gone]
         if self.is_host(image):
             raise Conflict("conflict: unable to delete host: it is this machine's own root directory")
         if image.read_only:

@@ -201,6 +201,23 @@ def test_two_names_of_one_image_that_is_on_its_way(rootless: Installation, serve
     rootless("rmi", one, two)
 
 
+def test_one_on_its_way_that_is_here_as_well_is_removed_from_both(
+    rootless: Installation, server: FaultyRegistry
+) -> None:
+    name, _, _ = add(server, "zstd")
+    rootless("run", "--rm", "--pull", "lazy", name, "true")
+    rootless("pull", name)
+    rootless("rmi", name)
+    assert rootless.out("images", "-q", name) == ""
+    rootless("pull", name)
+    server.manifests["2"] = server.manifests["1"]
+    other = name.replace("app:1", "app:2")
+    rootless("run", "--rm", "--pull", "lazy", other, "true")
+    assert rootless.out("rmi", other) == f"Untagged: {other}"
+    assert rootless.out("images", "-q", name) != ""
+    rootless("rmi", name)
+
+
 @pytest.mark.parametrize("rule", ['deny = ["*/app"]', 'allow = ["*/other"]'])
 def test_what_the_policy_refuses_is_not_even_asked_for(fresh: Installation, server: FaultyRegistry, rule: str) -> None:
     name, _, _ = add(server, "zstd")
