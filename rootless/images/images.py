@@ -353,12 +353,21 @@ class Images:
         from rootless.images.removing import remove_image
 
         image = self.resolve(text)
-        if self.lazy is not None and (lazy := self.lazy.cancel(image)) is not None:
+        if self.lazy is not None and (coming := self.lazy.images.get(image.id)) is not None:
+            users = await trio.to_thread.run_sync(self.uses.all)
+            user = next((who for used, who in users if used == image.id), None)
+            here = any(entry["digest"] == image.manifest_digest for entry in self.layout.entries())
+            if user is not None and not (force or here or coming.failed):
+                raise Conflict(
+                    f"conflict: unable to remove repository reference {text!r} (must force) - container {user} is "
+                    f"using its referenced image {hex_of(image.id)[:12]}"
+                )
+            self.lazy.cancel(image)
             try:
                 image = self.resolve(text)  # it is in the store as well
             except NotFound:
                 gone = [] if any(other.id == image.id for other in self.all()) else [{"Deleted": image.id}]
-                return [*({"Untagged": reference.parse(name).familiar} for name in lazy.names), *gone]
+                return [*({"Untagged": reference.parse(name).familiar} for name in coming.image.names), *gone]
         if self.is_host(image):
             raise Conflict("conflict: unable to delete host: it is this machine's own root directory")
         if image.read_only:

@@ -110,14 +110,14 @@ class LazyImages:
             raise failure[0]
         return True
 
-    def cancel(self, image: Image) -> Image | None:
-        """Give an image up that is on its way; what was known of it."""
+    def cancel(self, image: Image) -> bool:
+        """Give an image up that is on its way; whether there was one."""
         found = self.images.pop(image.id, None)
         if found is None:
-            return None
+            return False
         found.scope.cancel()
         found.record.unlink(missing_ok=True)
-        return found.image
+        return True
 
     def resume(self, *, mounted: bool, auth: Callable[[str], Auth | None]) -> None:
         """At the engine's start: go on with what another left. `mounted`: containers may still have lazy layers."""

@@ -218,6 +218,17 @@ def test_one_on_its_way_that_is_here_as_well_is_removed_from_both(
     rootless("rmi", name)
 
 
+def test_one_on_its_way_that_a_container_needs_is_not_removed(
+    rootless: Installation, server: FaultyRegistry, name: str
+) -> None:
+    image, _, _ = add(server, "zstd")
+    rootless("run", "-d", "--name", name, "--pull", "lazy", image, "sleep", "60")
+    assert b"(must force)" in rootless("rmi", image, check=1).stderr
+    rootless("restart", "-t", "0", name)
+    rootless("rm", "-f", name)
+    rootless("rmi", image)
+
+
 @pytest.mark.parametrize("rule", ['deny = ["*/app"]', 'allow = ["*/other"]'])
 def test_what_the_policy_refuses_is_not_even_asked_for(fresh: Installation, server: FaultyRegistry, rule: str) -> None:
     name, _, _ = add(server, "zstd")
