@@ -350,18 +350,14 @@ class Images:
     async def remove(self, text: str, *, force: bool) -> list[dict[str, str]]:
         """docker's rmi: a name loses its tag; the last name, or an id, deletes the image. Raises NotFound, Conflict
         (other names, or a container of any engine needs it)."""
-        from rootless.images.removing import remove_image
+        from rootless.images.removing import must_force, remove_image, user_of
 
         image = self.resolve(text)
         if self.lazy is not None and (coming := self.lazy.images.get(image.id)) is not None:
-            users = await trio.to_thread.run_sync(self.uses.all)
-            user = next((who for used, who in users if used == image.id), None)
+            user = await trio.to_thread.run_sync(user_of, self.uses, image)
             here = any(entry["digest"] == image.manifest_digest for entry in self.layout.entries())
             if user is not None and not (force or here or coming.failed):
-                raise Conflict(
-                    f"conflict: unable to remove repository reference {text!r} (must force) - container {user} is "
-                    f"using its referenced image {hex_of(image.id)[:12]}"
-                )
+                raise must_force(image, text, user)
             self.lazy.cancel(image)
             try:
                 image = self.resolve(text)  # it is in the store as well

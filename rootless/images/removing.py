@@ -42,17 +42,14 @@ def remove_image(layout: Layout, uses: Uses, image: Image, text: str, force: boo
                 del entry["annotations"][PULLED_ANNOTATION]  # it is still had by its name
             going = [entry for entry in going if not name_of(entry)]
         last = len(going) == len(mine)
-        user = next((who for used, who in uses.all() if used == image.id), None)
+        user = user_of(uses, image)
         if last and user is not None and by_id:
             raise Conflict(
                 f"conflict: unable to delete {hex_of(image.id)[:12]} (cannot be forced) - image is being used by "
                 f"container {user}"
             )
         if last and user is not None and not force:
-            raise Conflict(
-                f"conflict: unable to remove repository reference {text!r} (must force) - container {user} is "
-                f"using its referenced image {hex_of(image.id)[:12]}"
-            )
+            raise must_force(image, text, user)
         delete = last and user is None
         for entry in going:
             entries.remove(entry)
@@ -64,6 +61,18 @@ def remove_image(layout: Layout, uses: Uses, image: Image, text: str, force: boo
     if delete:
         done += [{"Deleted": image.id}, *({"Deleted": layer} for layer in collect(layout))]
     return done
+
+
+def user_of(uses: Uses, image: Image) -> str | None:
+    """A container of any engine that needs an image. Raises OSError."""
+    return next((who for used, who in uses.all() if used == image.id), None)
+
+
+def must_force(image: Image, text: str, user: str) -> Conflict:
+    return Conflict(
+        f"conflict: unable to remove repository reference {text!r} (must force) - container {user} is "
+        f"using its referenced image {hex_of(image.id)[:12]}"
+    )
 
 
 def _names(entries: Iterable[dict[str, Any]]) -> list[str]:
