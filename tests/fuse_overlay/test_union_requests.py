@@ -9,10 +9,11 @@ import socket
 import struct
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fuse_overlay import DirectoryLayer, UnionOptions, serve_union
+from fuse_overlay import DirectoryLayer, UnionOptions, serve_union, union_files, union_server
 from fuse_overlay.wire import structs as w
 from tests.fuse_overlay.mounting import start_server
 
@@ -25,7 +26,9 @@ NAMES = st.sampled_from(
 QUIET = {w.FORGET, w.BATCH_FORGET, w.INTERRUPT}
 
 
-def test_lies_are_answered(tmp_path: Path) -> None:
+def test_lies_are_answered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (union_files, union_server):
+        monkeypatch.setattr(module, "MAX_READ", 1 << 16)  # a socket takes no message of 1 MiB
     for name in ("lower/d", "upper", "work"):
         (tmp_path / name).mkdir(parents=True)
     (tmp_path / "lower" / "a").write_text("content")
