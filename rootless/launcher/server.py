@@ -425,7 +425,9 @@ def _exited(process: Process) -> messages.Exited:
 def _remove_tree(path: Path) -> None:
     """Root in U owns every file below; directories it may not write are opened up first. Links are never followed."""
 
-    def open_up(function: Callable[..., Any], name: str, _error: object) -> None:
+    def open_up(function: Callable[..., Any], name: str, error: tuple[type[BaseException], object, object]) -> None:
+        if issubclass(error[0], FileNotFoundError):
+            return  # another removal of the same tree was faster
         parent = os.path.dirname(name)
         os.chmod(parent, 0o700)
         if os.path.isdir(name) and not os.path.islink(name):
