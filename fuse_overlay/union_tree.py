@@ -218,6 +218,9 @@ class UnionTree:
     def new_file(self, status: os.stat_result) -> File:
         inode = status.st_ino
         file = File(UPPER_ID | inode, inode, status.st_mode, inode + FIRST_UPPER_INODE)
+        before = self.nodes.get(file.id)  # removed, its inode is free again; the kernel has yet to forget it
+        if before is not None:
+            file.lookups = before.lookups if isinstance(before, File) else UNKNOWN
         self.nodes[file.id] = self.files[inode] = file
         return file
 

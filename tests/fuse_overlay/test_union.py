@@ -272,3 +272,26 @@ def test_a_file_is_not_copied_up_for_an_xattr_it_does_not_have(mounted: Mounted,
 
     mounted(look)
     assert not (tmp_path / "upper" / "etc").exists()
+
+
+def test_a_file_with_the_inode_of_what_was_removed_and_is_still_held(mounted: Mounted) -> None:
+    """The kernel forgets the removed one after the new one was made; both have one node id where inodes are reused."""
+
+    def look(target: Path) -> None:
+        for number in range(20):
+            link, directory = target / f"link{number}", target / f"directory{number}"
+            link.symlink_to("nowhere")
+            directory.mkdir()
+            held = [os.open(path, os.O_PATH | os.O_NOFOLLOW) for path in (link, directory)]
+            link.unlink()
+            directory.rmdir()
+            made = [os.open(target / f"{kind}{number}", os.O_CREAT | os.O_RDWR) for kind in "ab"]
+            for fd in held:
+                os.close(fd)
+            (target / f"new{number}").touch()  # the kernel says what it forgets with the next requests
+            for fd in made:
+                os.ftruncate(fd, 5)
+                assert os.fstat(fd).st_size == 5
+                os.close(fd)
+
+    mounted(look)
