@@ -5,6 +5,7 @@ Shared by the servers; knows no file system."""
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 import struct
 import time
@@ -19,6 +20,16 @@ BUFFER_BYTES = MAX_READ + (1 << 16)
 _HEADER_BYTES = w.IN_HEADER.size
 _SILENT = (w.FORGET, w.BATCH_FORGET, w.INTERRUPT)
 Handler = Callable[[int, int, bytes], None]  # (unique, nodeid, body)
+Request = bytearray | mmap.mmap  # its bytes, and room behind them
+
+
+def request_buffer() -> mmap.mmap:
+    """For one request. Its pages are there from the beginning, and no child shares them: where the kernel has to make
+    one for a server that was killed meanwhile, it gives up, and the asker gets EIO in place of the next server's
+    answer (fs/fuse/dev.c, fuse_dev_do_read)."""
+    made = mmap.mmap(-1, BUFFER_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE)
+    made.madvise(mmap.MADV_DONTFORK)
+    return made
 
 
 class Refused(Exception):
@@ -50,7 +61,7 @@ class Device:
         Raises OSError from the device."""
         if resume:
             self.resend()
-        buffer = bytearray(BUFFER_BYTES)
+        buffer = request_buffer()
         receive, answer, now = self.receive, self.answer, time.monotonic
         awake = staying_awake(self.fd, awake_seconds)
         answered, quick = 0.0, False
@@ -80,7 +91,7 @@ class Device:
         whole = w.INVAL_INODE_OUT.pack(nodeid, 0 if listing else -1, 0)
         self.write_one(w.OUT_HEADER.pack(length, w.NOTIFY_INVAL_INODE, 0) + whole)  # ENOENT: it knows nothing of it
 
-    def receive(self, buffer: bytearray) -> int:
+    def receive(self, buffer: Request) -> int:
         """Wait for a request; its bytes, or 0 where the mount has gone."""
         while True:
             try:
@@ -94,7 +105,7 @@ class Device:
     def answer(
         self,
         handlers: Mapping[int, Handler],
-        buffer: bytearray,
+        buffer: Request,
         received: int,
         write: Callable[[int, int, memoryview], None] | None = None,
     ) -> None:

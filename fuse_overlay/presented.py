@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from fuse_overlay.device import Device, Handler
+from fuse_overlay.device import Device, Handler, Request
 from fuse_overlay.wire import structs as w
 
 _ENTRY_ANSWERS = {w.LOOKUP, w.SYMLINK, w.MKNOD, w.MKDIR, w.LINK, w.CREATE, w.TMPFILE}
@@ -41,7 +41,7 @@ class PresentingDevice(Device):
     def answer(
         self,
         handlers: Mapping[int, Handler],
-        buffer: bytearray,
+        buffer: Request,
         received: int,
         write: Callable[[int, int, memoryview], None] | None = None,
     ) -> None:

@@ -17,7 +17,7 @@ import signal
 import time
 from collections.abc import Mapping
 
-from fuse_overlay.device import BUFFER_BYTES, Device, Handler
+from fuse_overlay.device import Device, Handler, request_buffer
 
 TICK_SECONDS = 0.01
 REST_SECONDS = 1.0
@@ -75,7 +75,7 @@ class _Watch:
 
     def __init__(self, device: Device, handlers: Mapping[int, Handler], counter: memoryview, pipe: int) -> None:
         self._device, self._handlers, self._counter, self._pipe = device, handlers, counter, pipe
-        self._buffer = bytearray(BUFFER_BYTES)
+        self._buffer = request_buffer()
         self._alive = True
 
     def run(self) -> None:

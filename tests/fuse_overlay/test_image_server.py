@@ -10,6 +10,9 @@ import random
 import signal
 import stat
 import tarfile
+import threading
+import time
+import traceback
 from pathlib import Path
 
 import pytest
@@ -101,7 +104,8 @@ def test_a_killed_server_is_not_noticed(tree: Tree, tmp_path: Path) -> None:
                         if digest.digest() != wanted:
                             os._exit(1)
                     os._exit(0)
-                finally:
+                except BaseException:
+                    traceback.print_exc()
                     os._exit(2)
             readers.append(pid)
         for _ in range(6):
@@ -112,6 +116,48 @@ def test_a_killed_server_is_not_noticed(tree: Tree, tmp_path: Path) -> None:
         assert [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in readers] == [0, 0, 0]
         os.kill(server, signal.SIGKILL)
         start_server(fuse_fd, serving(tree), resume=True)
+
+    with_mount(serving(tree), tmp_path, look)
+
+
+def test_one_killed_while_it_takes_its_first_request_is_not_noticed_either(tree: Tree, tmp_path: Path) -> None:
+    """Its asker got EIO where the kernel had to make a page for the request of a process that was to die. A busy
+    process on its CPU keeps the server from running between the request and its end."""
+    cpu = {min(os.sched_getaffinity(0))}
+
+    def look(fuse_fd: int, server: int) -> None:
+        busy = os.fork()
+        if busy == 0:
+            libc.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+            os.sched_setaffinity(0, cpu)
+            while True:
+                pass
+        failures: list[OSError] = []
+
+        def ask(number: int) -> None:
+            try:
+                (tmp_path / f"many/file{number}").stat()
+            except OSError as error:
+                failures.append(error)
+
+        for number in range(30):
+            os.kill(server, signal.SIGKILL)
+            os.waitpid(server, 0)
+            server = start_server(fuse_fd, serving(tree), resume=True)
+            for step in range(2):  # quickly one after the other: it gets a companion, and shares its memory with that
+                (tmp_path / f"many/file{1000 + 2 * number + step}").stat()
+            time.sleep(0.02)  # it waits for a request
+            os.sched_setaffinity(server, cpu)
+            os.sched_setscheduler(server, os.SCHED_IDLE, os.sched_param(0))
+            asker = threading.Thread(target=ask, args=(number,))
+            asker.start()
+            time.sleep(0.002)
+            os.kill(server, signal.SIGKILL)
+            os.waitpid(server, 0)
+            server = start_server(fuse_fd, serving(tree), resume=True)
+            asker.join()
+        os.kill(busy, signal.SIGKILL)
+        assert not failures
 
     with_mount(serving(tree), tmp_path, look)
 

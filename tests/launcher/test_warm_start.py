@@ -12,14 +12,19 @@ from pathlib import Path
 from rootless.cli import warm
 from rootless.launcher import __main__ as launcher
 
-class Slow:
+class Late:
+    # PR_SET_PDEATHSIG is asked for when the launcher has gone, if it goes
     def __init__(self, name): pass
-    def prctl(self, *words): time.sleep(0.3)
+    def prctl(self, *words):
+        until = time.monotonic() + 60 if sys.argv[2] == "0" else 0
+        while os.getppid() == started_by and time.monotonic() < until:
+            time.sleep(0.01)
 
 def serve(listener):
     Path(sys.argv[1], "served").touch()
 
-launcher.ctypes.PyDLL = Slow
+started_by = os.getpid()
+launcher.ctypes.PyDLL = Late
 warm.serve_warm = serve
 launcher._warm_command_line(types.SimpleNamespace(warm_socket=Path(sys.argv[1], "warm.sock")))
 time.sleep(float(sys.argv[2]))
