@@ -358,12 +358,12 @@ class UnionTree:
         if node is None or nodeid == w.ROOT_ID:
             return
         if isinstance(node, File):
-            if not node.places or node.places[0][0].id == 0:
+            node.lookups -= lookups
+            unlinked = not node.places or node.places[0][0].id == 0
+            if node.lookups <= 0 and (unlinked or nodeid & UPPER_ID):
                 self.release(node)
-            elif nodeid & UPPER_ID:
-                node.lookups -= lookups
-                if node.lookups <= 0:
-                    self.release(node)
+            elif unlinked and (not nodeid & UPPER_ID or node.lookups > UNKNOWN >> 1):
+                self.release(node)  # nobody has counted how often the kernel looked it up
         elif node.gone:
             self.upper.close_directory(node)
             del self.nodes[nodeid]

@@ -295,3 +295,23 @@ def test_a_file_with_the_inode_of_what_was_removed_and_is_still_held(mounted: Mo
                 os.close(fd)
 
     mounted(look)
+
+
+def test_a_file_with_the_inode_of_what_is_still_held_and_itself_unlinked(mounted: Mounted) -> None:
+    """The kernel forgets the removed one when the new one has no name left and is open."""
+
+    def look(target: Path) -> None:
+        for number in range(200):  # others may take the inode first
+            link = target / f"link{number}"
+            link.symlink_to("nowhere")
+            held = os.open(link, os.O_PATH | os.O_NOFOLLOW)
+            link.unlink()
+            fd = os.open(target / f"a{number}", os.O_CREAT | os.O_RDWR)
+            (target / f"a{number}").unlink()
+            os.close(held)
+            (target / f"new{number}").touch()  # the kernel says what it forgets with the next requests
+            os.ftruncate(fd, 5)
+            assert os.fstat(fd).st_size == 5
+            os.close(fd)
+
+    mounted(look)
