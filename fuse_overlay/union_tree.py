@@ -359,11 +359,10 @@ class UnionTree:
             return
         if isinstance(node, File):
             node.lookups -= lookups
+            counted = nodeid & UPPER_ID and node.lookups < UNKNOWN >> 1  # else nobody knows how often it was looked up
             unlinked = not node.places or node.places[0][0].id == 0
-            if node.lookups <= 0 and (unlinked or nodeid & UPPER_ID):
+            if node.lookups <= 0 if counted else unlinked:
                 self.release(node)
-            elif unlinked and (not nodeid & UPPER_ID or node.lookups > UNKNOWN >> 1):
-                self.release(node)  # nobody has counted how often the kernel looked it up
         elif node.gone:
             self.upper.close_directory(node)
             del self.nodes[nodeid]

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from rootless.images.lazy import QUIET_SECONDS
 from tests.busybox import busybox_tar
 from tests.e2e.conftest import Installation
 from tests.images.chunked import estargz, zstd_chunked
@@ -70,8 +71,9 @@ def wait_for_the_rest(rootless: Installation, name: str) -> None:
 @pytest.mark.parametrize("form", ["zstd", "gzip"])
 def test_it_runs_before_it_is_here(rootless: Installation, server: FaultyRegistry, form: str) -> None:
     name, packed, noise = add(server, form)
+    start = time.monotonic()
     assert rootless.out("run", "--rm", "--pull", "lazy", name, "echo", "hello") == "hello"
-    assert not wholes(server, packed)
+    assert not wholes(server, packed) or time.monotonic() > start + QUIET_SECONDS
     read = sum(
         int(match[2]) - int(match[1]) + 1
         for _, _, headers in server.faults.seen
