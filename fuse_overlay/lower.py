@@ -60,6 +60,10 @@ class Lower(Protocol):
         offset of a hole is -1. Descriptors stay the layer's."""
 
 
+def _corrupt() -> OSError:
+    return OSError(errno.EIO, "the index is corrupt")
+
+
 class TreeLower:
     """The merged tree of an image. `id_count`: ids from there on do not exist here (see serve_tree)."""
 
@@ -105,7 +109,7 @@ class TreeLower:
         for at in range(row.first_dirent, row.first_dirent + row.dirents):
             name, number = entry(at)
             if b"\0" in name:
-                raise OSError(errno.EIO, "the index is corrupt")
+                raise _corrupt()
             yield name, WHITED_OUT if number == WHITEOUT else at + 1
 
     def entries_from(self, directory: int, start: int) -> Iterator[tuple[bytes, int, bytes]]:
@@ -115,7 +119,7 @@ class TreeLower:
         for at in range(row.first_dirent + start, row.first_dirent + row.dirents):
             name, number = entry(at)
             if b"\0" in name:
-                raise OSError(errno.EIO, "the index is corrupt")
+                raise _corrupt()
             yield name, at + 1, self._attributes(number, self._index.row(number))
 
     def mode(self, place: int) -> int:
@@ -152,7 +156,7 @@ class TreeLower:
             try:
                 self._preadv(row, view[:size], offset)
             except IndexError:
-                raise OSError(errno.EIO, "the index is corrupt") from None
+                raise _corrupt() from None
         return size
 
     def link(self, place: int) -> bytes:
@@ -183,7 +187,7 @@ class TreeLower:
         for position in range(above.first_dirent, above.first_dirent + above.dirents):
             if self._index.entry(position)[1] == number:
                 return position + 1
-        raise OSError(errno.EIO, "the index is corrupt")
+        raise _corrupt()
 
     def pieces(self, place: int, offset: int, size: int) -> Iterable[tuple[int, int, int]]:
         row = self._row(place)[1]

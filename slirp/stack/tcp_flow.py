@@ -31,7 +31,7 @@ from slirp.wire.tcp import ACK, FIN, RST, SYN, Options, Segment
 CONNECTING, SYN_RECEIVED, SYN_SENT, OPEN, LINGERING, CLOSED = range(6)
 WINDOW_SHIFT = 6
 LINGER_SECONDS = 2.0
-REPEATS = 5
+REPEATS = 5  # of an acknowledgment that shows a loss
 
 
 class Flow:

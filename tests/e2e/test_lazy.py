@@ -14,7 +14,6 @@ from collections.abc import Iterator
 
 import pytest
 
-from rootless.images.lazy import QUIET_SECONDS
 from tests.busybox import busybox_tar
 from tests.e2e.conftest import Installation
 from tests.images.chunked import estargz, zstd_chunked
@@ -71,9 +70,10 @@ def wait_for_the_rest(rootless: Installation, name: str) -> None:
 @pytest.mark.parametrize("form", ["zstd", "gzip"])
 def test_it_runs_before_it_is_here(rootless: Installation, server: FaultyRegistry, form: str) -> None:
     name, packed, noise = add(server, form)
-    start = time.monotonic()
     assert rootless.out("run", "--rm", "--pull", "lazy", name, "echo", "hello") == "hello"
-    assert not wholes(server, packed) or time.monotonic() > start + QUIET_SECONDS
+    in_parts = ["range" in headers for _, path, headers in server.faults.seen if sha256(packed) in path]
+    assert in_parts[0]
+    assert all(in_parts[:-1])  # on a slow machine the rest may have been asked for by now
     read = sum(
         int(match[2]) - int(match[1]) + 1
         for _, _, headers in server.faults.seen
