@@ -196,7 +196,11 @@ class Flow:
         return True
 
     def _reset_arrived(self, segment: Segment) -> None:
-        """RFC 5961 3.2: exactly the next sequence number, else a challenge."""
+        """RFC 5961 3.2: exactly the next sequence number, else a challenge. One that comes when both have ended, all of
+        it acknowledged, answers a late segment of ours, of which the guest knows nothing any more: the host still gets
+        what it has not taken (RFC 9293 3.10.7.4, LAST-ACK: only the connection goes)."""
+        if self._both_ended and self.state == OPEN:
+            return
         if self.state == CONNECTING or segment.sequence == self.incoming.expected:
             self._close(reset=True)
         elif 0 < distance(segment.sequence, self.incoming.expected) < RECEIVE_WINDOW:
@@ -333,10 +337,15 @@ class Flow:
             self._fill(now)
 
     # ------------------------------------------------------------------------------------------------ the end
+    @property
+    def _both_ended(self) -> bool:
+        """And each has acknowledged the other's end."""
+        out = self.outgoing
+        return self.incoming.ended and out.host_ended and out.unacknowledged == out.send_next
+
     def _maybe_over(self, now: float) -> None:
         out = self.outgoing
-        both = self.incoming.ended and out.host_ended
-        if self.state == OPEN and both and not self.incoming.kept_bytes and out.unacknowledged == out.send_next:
+        if self.state == OPEN and self._both_ended and not self.incoming.kept_bytes:
             self.flush_ack()
             self.state = LINGERING
             self.incoming.clear()

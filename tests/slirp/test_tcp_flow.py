@@ -165,6 +165,33 @@ def test_resets_are_believed_only_in_their_place() -> None:
     assert hand.host.closed is True
 
 
+def test_a_reset_after_both_ends_takes_nothing_from_a_slow_reader() -> None:
+    """The guest has closed and answers a late segment of ours so."""
+    hand = ByHand(MemoryHost(capacity=3))
+    hand.open()
+    hand.flow.host_readable(0.0)
+    assert hand.sent.pop() == (FIN | ACK, 5001, 1000, b"")
+    hand.give(FIN | ACK, 1000, 5002, b"abcdef")
+    assert hand.sent.pop() == (ACK, 5002, 1007, b"")
+    hand.give(RST, 1007, 0)
+    assert hand.host.closed is None
+    hand.host.capacity = 100
+    hand.flow.host_writable(0.0)
+    assert bytes(hand.host.received) == b"abcdef"
+    assert hand.host.finished
+    assert hand.host.closed is False
+
+
+def test_a_reset_before_the_last_acknowledgment_is_believed() -> None:
+    hand = ByHand(MemoryHost(b"answer", capacity=3))
+    hand.open()
+    hand.give(FIN | ACK, 1000, 5001, b"abcdef")
+    hand.flow.host_readable(0.0)
+    hand.flow.host_readable(0.0)
+    hand.give(RST, 1007, 0)  # it has gone without having read
+    assert hand.host.closed is True
+
+
 def test_a_broken_host_resets_the_guest() -> None:
     hand = ByHand(MemoryHost(ends=False))
     hand.open()
