@@ -22,6 +22,7 @@ from rootless.images.importing import ImportRequest
 from rootless.images.storing import Progress
 from rootless.model import platforms, reference
 from rootless.model.errors import Conflict, InvalidParameter, NotFound, RootlessError
+from rootless.store.uses import ID_LETTERS
 
 
 async def list_images(engine: Engine, request: Request, parameters: dict[str, str]) -> Response:
@@ -268,7 +269,8 @@ async def remove(engine: Engine, request: Request, parameters: dict[str, str]) -
 
 async def _remove(engine: Engine, image: Image, name: str, *, force: bool) -> list[dict[str, str]]:
     mounted = engine.images.source(image).key
-    done = await engine.images.remove(name, force=force)
+    stopped = frozenset(one.id[:ID_LETTERS] for one in engine.containers.by_id.values() if not one.running)
+    done = await engine.images.remove(name, force=force, stopped=stopped)
     twins = any(other.layers == image.layers for other in engine.images.all())  # on the same mount, perhaps starting
     if any("Deleted" in row for row in done) and not twins:
         await engine.link.unmount(mounted)

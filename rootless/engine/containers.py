@@ -34,7 +34,7 @@ from rootless.model import clock, states
 from rootless.model.endpoints import CONTAINER
 from rootless.model.errors import Conflict, InvalidParameter, NotFound, NotModified, RootlessError, StartError
 from rootless.model.networks import Network
-from rootless.model.platforms import Platform
+from rootless.model.platforms import Platform, mismatch
 from rootless.settings import Settings
 
 DRAIN_SECONDS = 2.0  # for output after the exit: other holders of the pipe must not keep a container alive
@@ -110,6 +110,8 @@ class Containers:
         if record.endpoints and not {"host", "none"} & set(record.endpoints) and (problem := device_problem()):
             warnings.append(problem)
         warnings += [*self.networks.warnings(record), *self._images.warnings(image)]
+        if platform is None:
+            warnings += mismatch(image.platform)
         return record.id, [*warnings, *await self._id_warnings()]
 
     def _make(self, body: Mapping[str, Any], name: str, image: Image, container_id: str) -> tuple[Record, list[str]]:

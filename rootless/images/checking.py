@@ -18,9 +18,8 @@ from typing import Any
 
 from fuse_overlay import LayerError, index_layer, merge_tree
 from rootless.images.entries import name_of
-from rootless.images.images import parse_image
 from rootless.images.removing import collect, marked
-from rootless.images.storing import diff_ids, plain_manifest
+from rootless.images.storing import diff_ids, parse_image, plain_manifest
 from rootless.model import reference
 from rootless.model.errors import RootlessError
 from rootless.store import files

@@ -19,7 +19,7 @@ from rootless.images import host, mending
 from rootless.images.entries import entries_of, entry_meant, name_of, origin_of, place_name
 from rootless.images.image import Image, ImageSource
 from rootless.images.importing import ImportRequest, import_archive
-from rootless.images.storing import Progress, Pulled, diff_ids, place_image
+from rootless.images.storing import Progress, Pulled, parse_image, place_image
 from rootless.model import reference
 from rootless.model.errors import Conflict, InvalidParameter, NotFound, RootlessError
 from rootless.model.platforms import Platform, rank
@@ -347,17 +347,18 @@ class Images:
             return None
 
     # ------------------------------------------------------------------------------------------------ removing
-    async def remove(self, text: str, *, force: bool) -> list[dict[str, str]]:
-        """docker's rmi: a name loses its tag; the last name, or an id, deletes the image. Raises NotFound, Conflict
-        (other names, or a container of any engine needs it)."""
-        from rootless.images.removing import must_force, remove_image, user_of
+    async def remove(self, text: str, *, force: bool, stopped: frozenset[str] = frozenset()) -> list[dict[str, str]]:
+        """docker's rmi: a name loses its tag; the last name, or an id, deletes the image. What containers need stays,
+        without a name, where that is forced; by its id only if all of them, of any engine, are among `stopped`, as Uses
+        names them. Raises NotFound, Conflict (other names, or it is in use)."""
+        from rootless.images.removing import must_force, remove_image, users_of
 
         image = self.resolve(text)
         if self.lazy is not None and (coming := self.lazy.images.get(image.id)) is not None:
-            user = await trio.to_thread.run_sync(user_of, self.uses, image)
+            users = await trio.to_thread.run_sync(users_of, self.uses, image)
             here = any(entry["digest"] == image.manifest_digest for entry in self.layout.entries())
-            if user is not None and not (force or here or coming.failed):
-                raise must_force(image, text, user)
+            if users and not (force or here or coming.failed):
+                raise must_force(image, text, users[0])
             self.lazy.cancel(image)
             try:
                 image = self.resolve(text)  # it is in the store as well
@@ -368,7 +369,7 @@ class Images:
             raise Conflict("conflict: unable to delete host: it is this machine's own root directory")
         if image.read_only:
             raise Conflict(f"conflict: unable to delete {text}: it is in a read-only store (additional_stores)")
-        return await trio.to_thread.run_sync(remove_image, self.layout, self.uses, image, text, force)
+        return await trio.to_thread.run_sync(remove_image, self.layout, self.uses, image, text, force, stopped)
 
     async def use(self, container_id: str, image: Image) -> None:
         """Note that a container needs an image, which is there at that moment. Raises NotFound."""
@@ -381,22 +382,3 @@ class Images:
             if not own and not coming and not image.read_only and not self.is_host(image):
                 raise NotFound(f"No such image: {image.id}")
             self.uses.add(container_id, image.id)
-
-
-def parse_image(layout: Layout, manifest_digest: str) -> Image:
-    """An image without its names. Raises KeyError (a blob is missing), RootlessError (damaged)."""
-    manifest = layout.json_blob(manifest_digest)
-    try:
-        config_digest = manifest["config"]["digest"]
-        sizes = tuple(int(layer["size"]) for layer in manifest["layers"])
-    except (KeyError, TypeError, ValueError):
-        raise RootlessError(f"the manifest {manifest_digest} is damaged") from None
-    config = layout.json_blob(config_digest)
-    return Image(
-        id=config_digest,
-        config=config,
-        manifest_digest=manifest_digest,
-        layers=tuple(diff_ids(config)),
-        layer_bytes=sizes,
-        manifest_bytes=len(layout.blob(manifest_digest)),
-    )

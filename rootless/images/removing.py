@@ -13,15 +13,19 @@ from typing import Any
 
 from rootless.images.entries import name_of, origin_of
 from rootless.images.image import Image
+from rootless.images.storing import parse_image
 from rootless.model import reference
 from rootless.model.errors import Conflict, NotFound, RootlessError
 from rootless.store.layout import MANIFEST_ANNOTATION, PULLED_ANNOTATION, Layout, hex_of
 from rootless.store.uses import Uses
 
 _MIN_ID_PREFIX = 4
+_ANSWERED_SECONDS = 0.05
 
 
-def remove_image(layout: Layout, uses: Uses, image: Image, text: str, force: bool) -> list[dict[str, str]]:
+def remove_image(
+    layout: Layout, uses: Uses, image: Image, text: str, force: bool, stopped: frozenset[str]
+) -> list[dict[str, str]]:
     """See Images.remove. Blocking. Raises NotFound, Conflict."""
     by_id = hex_of(image.id).startswith(text.removeprefix("sha256:")) and len(text) >= _MIN_ID_PREFIX
     with layout.changing() as entries:
@@ -42,15 +46,12 @@ def remove_image(layout: Layout, uses: Uses, image: Image, text: str, force: boo
                 del entry["annotations"][PULLED_ANNOTATION]  # it is still had by its name
             going = [entry for entry in going if not name_of(entry)]
         last = len(going) == len(mine)
-        user = user_of(uses, image)
-        if last and user is not None and by_id:
-            raise Conflict(
-                f"conflict: unable to delete {hex_of(image.id)[:12]} (cannot be forced) - image is being used by "
-                f"container {user}"
-            )
-        if last and user is not None and not force:
-            raise must_force(image, text, user)
-        delete = last and user is None
+        users = users_of(uses, image) if last else []
+        if users and by_id:
+            _check_users(image, users, stopped, named=_references(mine) > 0, force=force)
+        if users and not force:
+            raise must_force(image, text, users[0])
+        delete = last and not users
         for entry in going:
             entries.remove(entry)
         if last and not delete:
@@ -63,9 +64,19 @@ def remove_image(layout: Layout, uses: Uses, image: Image, text: str, force: boo
     return done
 
 
-def user_of(uses: Uses, image: Image) -> str | None:
-    """A container of any engine that needs an image. Raises OSError."""
-    return next((who for used, who in uses.all() if used == image.id), None)
+def users_of(uses: Uses, image: Image) -> list[str]:
+    """The containers of all engines that need an image. Raises OSError."""
+    return [who for used, who in uses.all() if used == image.id]
+
+
+def _check_users(image: Image, users: Sequence[str], stopped: frozenset[str], *, named: bool, force: bool) -> None:
+    """Whether the id of an image in use may be removed: all that goes then are names. Raises Conflict."""
+    running = next((user for user in users if user not in stopped), None)
+    if running is None and named and force:
+        return
+    how = "must be forced" if running is None and named else "cannot be forced"
+    what = f"stopped container {users[0]}" if running is None else f"running container {running}"
+    raise Conflict(f"conflict: unable to delete {hex_of(image.id)[:12]} ({how}) - image is being used by {what}")
 
 
 def must_force(image: Image, text: str, user: str) -> Conflict:
@@ -119,8 +130,9 @@ def collect(layout: Layout, *, wait: bool = False) -> list[str]:
             return []
         held = {hex_of(layer) for layer in layout.held()}
         removed, dead = layout.sweep(blobs | layers | held, layers | held, trees)
-    # freeing a large file takes a tenth of a second; what a process that ends leaves is removed by the next
-    freeing = threading.Thread(target=shutil.rmtree, args=(dead, True), name="remove")
+    # freeing a large file takes a CPU for a tenth of a second, so first its removal is answered; what a process that
+    # ends leaves is removed by the next
+    freeing = threading.Timer(0 if wait else _ANSWERED_SECONDS, shutil.rmtree, (dead, True))
     freeing.start()
     if wait:
         freeing.join()
@@ -129,8 +141,6 @@ def collect(layout: Layout, *, wait: bool = False) -> list[str]:
 
 def marked(layout: Layout, entries: Sequence[dict[str, Any]]) -> tuple[set[str], set[str], set[str]]:
     """The names of all blobs, layers and trees that entries need. Raises KeyError, RootlessError for a broken one."""
-    from rootless.images.images import parse_image
-
     blobs: set[str] = set()
     layers: set[str] = set()
     trees: set[str] = set()

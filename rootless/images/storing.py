@@ -1,4 +1,4 @@
-"""From layers that stream in to an image that is visible: what import, load and pull have in common.
+"""From layers that stream in to an image that is visible, and back: what import, load and pull have in common.
 
 Nothing is visible before `place_image` writes the entry; what was made by then lies in a staging directory."""
 
@@ -17,6 +17,7 @@ import trio
 from fuse_overlay import Behind, Layer, LayerError, LayerWriter, merge_tree
 from rootless.images import compression
 from rootless.images.entries import place_name, place_pulled
+from rootless.images.image import Image
 from rootless.model.errors import InvalidParameter, RootlessError
 from rootless.registry.documents import parse_json as parse_json  # for its callers too
 from rootless.registry.media import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST
@@ -118,6 +119,25 @@ def diff_ids(config: Mapping[str, Any]) -> list[str]:
         hex_of(one)
     _check_shapes(config)
     return found
+
+
+def parse_image(layout: Layout, manifest_digest: str) -> Image:
+    """An image without its names. Raises KeyError (a blob is missing), RootlessError (damaged)."""
+    manifest = layout.json_blob(manifest_digest)
+    try:
+        config_digest = manifest["config"]["digest"]
+        sizes = tuple(int(layer["size"]) for layer in manifest["layers"])
+    except (KeyError, TypeError, ValueError):
+        raise RootlessError(f"the manifest {manifest_digest} is damaged") from None
+    config = layout.json_blob(config_digest)
+    return Image(
+        id=config_digest,
+        config=config,
+        manifest_digest=manifest_digest,
+        layers=tuple(diff_ids(config)),
+        layer_bytes=sizes,
+        manifest_bytes=len(layout.blob(manifest_digest)),
+    )
 
 
 _TEXTS = ("User", "WorkingDir", "StopSignal")

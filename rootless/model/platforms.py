@@ -74,6 +74,17 @@ def rank(offered: Platform, wanted: Platform) -> int | None:
     return theirs if theirs <= ours else None
 
 
+def mismatch(offered: Platform) -> list[str]:
+    """docker's warning about an image that is used here and was not asked for by its platform."""
+    host = here()
+    if not offered.architecture or rank(offered, host) is not None:
+        return []
+    return [
+        f"The requested image's platform ({offered}) does not match the detected host platform ({host}) and no "
+        "specific platform was requested"
+    ]
+
+
 def _number(variant: str) -> int | None:
     """8 of "v8"."""
     digits = variant.removeprefix("v")

@@ -16,6 +16,8 @@ from pathlib import Path
 from rootless.model.errors import RootlessError
 from rootless.store import files
 
+ID_LETTERS = 12  # of a container's id
+
 
 class Uses:
     """Blocking, quick."""
@@ -60,7 +62,7 @@ class Uses:
                 except OSError:
                     continue
                 where = "" if directory == self._mine else f" of {directory.name}"
-                found.append((image_id, path.name[:12] + where))
+                found.append((image_id, path.name[:ID_LETTERS] + where))
         return found
 
     def forget(self, engine: str) -> None:

@@ -127,7 +127,7 @@ def test_a_digest_stays_where_a_name_of_another_repository_goes(tmp_path: Path, 
         remove(image.id)
     assert remove("mine:1") == [{"Untagged": "mine:1"}]
     trio.run(images.use, "c" * 64, image)
-    with pytest.raises(Conflict, match=r"\(cannot be forced\) - image is being used by container cccccccccccc"):
+    with pytest.raises(Conflict, match=r"\(cannot be forced\) - image is being used by running container cccccccccccc"):
         trio.run(lambda: images.remove(image.id, force=True))
     images.uses.remove("c" * 64)
     trio.run(images.tag, image, f"{name}", "2", image.id)

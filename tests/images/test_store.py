@@ -45,7 +45,7 @@ def test_a_name_that_another_engine_took_meanwhile_is_no_image(tmp_path: Path) -
     found = images.resolve("app:1")
     trio.run(lambda: images.remove("app:1", force=False))
     with pytest.raises(NotFound, match="No such image: app:1"):
-        remove_image(images.layout, images.uses, found, "app:1", False)
+        remove_image(images.layout, images.uses, found, "app:1", False, frozenset())
     assert images.resolve("app:2").repo_tags == ["app:2"]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rootless.model.errors import InvalidParameter
-from rootless.model.platforms import Platform, here, parse
+from rootless.model.platforms import Platform, here, mismatch, parse
 
 
 @pytest.mark.parametrize(
@@ -36,3 +36,11 @@ def test_what_is_none(text: str) -> None:
 def test_image_fields_leave_out_no_variant() -> None:
     assert Platform("linux", "amd64").image_fields() == {"architecture": "amd64", "os": "linux"}
     assert Platform("linux", "arm", "v7").image_fields()["variant"] == "v7"
+
+
+def test_the_warning_of_an_image_for_another_machine() -> None:
+    assert mismatch(Platform("linux", "s390x")) == [
+        f"The requested image's platform (linux/s390x) does not match the detected host platform ({here()}) and no "
+        "specific platform was requested"
+    ]
+    assert mismatch(here()) == mismatch(Platform("linux", "")) == []
