@@ -199,10 +199,11 @@ class Flow:
         """RFC 5961 3.2: exactly the next sequence number, else a challenge. One that comes when both have ended, all of
         it acknowledged, answers a late segment of ours, of which the guest knows nothing any more: the host still gets
         what it has not taken (RFC 9293 3.10.7.4, LAST-ACK: only the connection goes)."""
-        if self._both_ended and self.state == OPEN:
-            return
         if self.state == CONNECTING or segment.sequence == self.incoming.expected:
-            self._close(reset=True)
+            if self.state == OPEN and self._both_ended:
+                self.ack_due, self.repeats, self.outgoing.timer = False, 0, NEVER  # nothing more is sent
+            else:
+                self._close(reset=True)
         elif 0 < distance(segment.sequence, self.incoming.expected) < RECEIVE_WINDOW:
             self._acknowledge()
 

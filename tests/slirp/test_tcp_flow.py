@@ -171,12 +171,13 @@ def test_a_reset_after_both_ends_takes_nothing_from_a_slow_reader() -> None:
     hand.open()
     hand.flow.host_readable(0.0)
     assert hand.sent.pop() == (FIN | ACK, 5001, 1000, b"")
-    hand.give(FIN | ACK, 1000, 5002, b"abcdef")
+    hand.give(FIN | ACK, 1000, 5002, b"abcdef", window=0)
     assert hand.sent.pop() == (ACK, 5002, 1007, b"")
     hand.give(RST, 1007, 0)
-    assert hand.host.closed is None
-    hand.host.capacity = 100
-    hand.flow.host_writable(0.0)
+    hand.flow.tick(5.0)
+    assert not hand.sent
+    hand.host.drain(100)
+    hand.flow.host_writable(5.0)
     assert bytes(hand.host.received) == b"abcdef"
     assert hand.host.finished
     assert hand.host.closed is False
