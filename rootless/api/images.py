@@ -264,12 +264,15 @@ async def remove(engine: Engine, request: Request, parameters: dict[str, str]) -
         if not reference.is_id(name):
             reference.parse(name)  # what can be none is 400
         raise
-    return json_response(await _remove(engine, image, name, force=request.flag("force")))
-
-
-async def _remove(engine: Engine, image: Image, name: str, *, force: bool) -> list[dict[str, str]]:
-    mounted = engine.images.source(image).key
     stopped = frozenset(one.id[:ID_LETTERS] for one in engine.containers.by_id.values() if not one.running)
+    return json_response(await _remove(engine, image, name, force=request.flag("force"), stopped=stopped))
+
+
+async def _remove(
+    engine: Engine, image: Image, name: str, *, force: bool, stopped: frozenset[str] = frozenset()
+) -> list[dict[str, str]]:
+    """See Images.remove."""
+    mounted = engine.images.source(image).key
     done = await engine.images.remove(name, force=force, stopped=stopped)
     twins = any(other.layers == image.layers for other in engine.images.all())  # on the same mount, perhaps starting
     if any("Deleted" in row for row in done) and not twins:
@@ -292,7 +295,7 @@ async def prune(engine: Engine, request: Request, parameters: dict[str, str]) ->
             continue
         try:
             done += await _remove(engine, image, image.id, force=True)
-        except (NotFound, Conflict):  # another engine was faster, or needs it now
+        except (NotFound, Conflict):  # another engine was faster, or somebody needs it now
             continue
     freed = sum(before.get(row.get("Deleted", ""), 0) for row in done)
     return json_response({"ImagesDeleted": done or None, "SpaceReclaimed": freed})

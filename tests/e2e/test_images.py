@@ -115,6 +115,21 @@ def test_the_id_of_an_image_in_use(rootless: Installation, name: str) -> None:
     assert f"Deleted: {image}" in rootless.out("rmi", image)
 
 
+def test_a_prune_takes_no_name_from_an_image_that_gets_a_container_just_then(rootless: Installation) -> None:
+    names = [f"young:{number}" for number in range(25)]
+    for name in names:
+        rootless("import", "-", name, stdin=tar_of({name: b""}))
+    pruning = threading.Thread(target=rootless, args=("image", "prune", "-a", "-f"))
+    pruning.start()
+    made = {name: rootless("create", name, "/true", check=None) for name in reversed(names)}
+    pruning.join()
+    for name, done in made.items():
+        if done.returncode == 0:
+            assert rootless.out("image", "inspect", "-f", "{{.RepoTags}}", name) == f"[{name}]"
+            rootless("rm", done.stdout.decode().strip())
+            rootless("rmi", name)
+
+
 def test_unknown_images(rootless: Installation) -> None:
     assert "No such image: nothing" in rootless("rmi", "nothing", check=1).stderr.decode()
     assert "No such" in rootless("inspect", "nothing", check=1).stderr.decode()
