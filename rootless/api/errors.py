@@ -25,5 +25,5 @@ def response(error: Exception) -> Response:
     status = next((status for kind, status in _STATUSES if isinstance(error, kind)), 500)
     text = str(error)
     if status == 500 and not isinstance(error, errors.RootlessError):
-        text = f"internal error: {type(error).__name__}: {error}"
+        text = errors.unforeseen(error)
     return json_response({"message": text}, status)

@@ -21,7 +21,7 @@ from rootless.images.image import Image, seconds
 from rootless.images.importing import ImportRequest
 from rootless.images.storing import Progress
 from rootless.model import platforms, reference
-from rootless.model.errors import Conflict, InvalidParameter, NotFound, RootlessError
+from rootless.model.errors import Conflict, InvalidParameter, NotFound, RootlessError, unforeseen
 from rootless.store.uses import ID_LETTERS
 
 
@@ -195,7 +195,7 @@ async def progress_response(
                 failure.append(error)
             except Exception as error:  # a bug must not take the engine with it
                 traceback.print_exc()
-                failure.append(RootlessError(f"internal error: {type(error).__name__}: {error}"))
+                failure.append(RootlessError(unforeseen(error)))
             finally:
                 watch.cancel()
 

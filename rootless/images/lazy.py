@@ -32,7 +32,7 @@ from rootless.images.lazy_layer import LazyLayer, fill, open_layer
 from rootless.images.pulling import Found, opened
 from rootless.images.storing import Progress, explained, parse_json
 from rootless.model import platforms, reference
-from rootless.model.errors import InvalidParameter, NotFound, RootlessError
+from rootless.model.errors import InvalidParameter, NotFound, RootlessError, unforeseen
 from rootless.model.platforms import Platform
 from rootless.model.reference import Reference
 from rootless.registry.access import Access
@@ -170,7 +170,7 @@ class LazyImages:
             failure.append(error)
         except Exception as error:  # a bug must not take the engine with it
             traceback.print_exc()
-            failure.append(RootlessError(f"internal error: {type(error).__name__}: {error}"))
+            failure.append(RootlessError(unforeseen(error)))
         finally:
             self._begun(started)
 

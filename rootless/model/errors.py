@@ -4,6 +4,8 @@ and where possible what to do about it."""
 
 from __future__ import annotations
 
+import errno
+
 
 class RootlessError(Exception):
     """Any failure with a message fit for the user. HTTP 500 unless a subclass says otherwise."""
@@ -48,3 +50,11 @@ class StartError(RootlessError):
     def __init__(self, message: str, exit_code: int = 125) -> None:
         super().__init__(message)
         self.exit_code = exit_code
+
+
+def unforeseen(error: Exception) -> str:
+    """What is said of an error that nobody has put into words: a bug, but for a full disk, which may show anywhere."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        where = f" ({error.filename})" if error.filename else ""
+        return f"{error.strerror}{where}; make room (rootless image prune, rootless rm)"
+    return f"internal error: {type(error).__name__}: {error}"
