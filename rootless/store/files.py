@@ -56,12 +56,8 @@ def sync_directory(path: Path) -> None:
 
 @contextmanager
 def temporary_directory(parent: Path) -> Iterator[Path]:
-    """A directory below `parent` that is removed at the end, whatever happens; a dead owner's by `remove_leftovers`.
-    Raises RootlessError where there can be none."""
-    try:
-        path, lock = _locked_directory(parent)
-    except OSError as error:
-        raise RootlessError(f"cannot make a directory in {parent}: {error.strerror}") from error
+    """A directory below `parent` that is removed at the end, whatever happens; a dead owner's by `remove_leftovers`."""
+    path, lock = _locked_directory(parent)
     try:
         yield path
     finally:
