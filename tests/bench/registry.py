@@ -4,8 +4,8 @@
 
 As an ordinary user with `rootless`, `podman`, `skopeo` and `docker-registry` on PATH. FILE is the tar of a Debian tree.
 --big measures an image of ten layers and 2 GB instead; --lazy the first run with `--pull lazy` beside a whole pull,
-both ours, over a link of 100 Mbit/s and 50 ms. Prints seconds, peak memory (resident, of the process that does
-the work) and the room on disk."""
+both ours, over a link of 100 Mbit/s and 50 ms. Prints times, peak memory (resident, of the process that does the
+work) and the room on disk."""
 
 from __future__ import annotations
 
@@ -193,7 +193,7 @@ class Sides:
         return [
             ("pull, s", {name: middle(pulls[name]) for name in ("rootless", "podman", "skopeo")}),
             ("pull + first run, s", {name: middle(values) for name, values in first.items()}),
-            ("rmi, s", {"rootless": middle(pulls["rmi"]), "podman": middle(pulls["rmi podman"])}),
+            ("rmi, ms", {"rootless": 1000 * middle(pulls["rmi"]), "podman": 1000 * middle(pulls["rmi podman"])}),
             ("peak memory, MB", {name: middle(values) for name, values in peaks.items()}),
             ("on disk, MB", room),
         ]
@@ -270,7 +270,7 @@ def main() -> None:
     print(f"{name:22}{'rootless':>10}{'podman':>10}{'ratio':>8}{'skopeo':>10}")
     for what, values in rows:
         ours, theirs = values["rootless"], values["podman"]
-        print(f"{what:22}{ours:10.2f}{theirs:10.2f}{ours / theirs:8.2f}{values.get('skopeo', float('nan')):10.2f}")
+        print(f"{what:22}{ours:10.2f}{theirs:10.2f}{ours / theirs:8.3f}{values.get('skopeo', float('nan')):10.2f}")
 
 
 if __name__ == "__main__":
