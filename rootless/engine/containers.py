@@ -198,7 +198,7 @@ class Containers:
             start.succeeded = True
             self.records.save_state(container.id, state)
             try:
-                await self.networks.publish(joined, bound)
+                await self.networks.ports.publish(joined, bound)
                 await self.networks.names_changed()
             except LaunchFailure as failure:
                 await self.stopping.end(container)

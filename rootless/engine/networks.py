@@ -5,7 +5,6 @@ What is on disk is in `network_store`, who has which address in `memberships`; t
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -13,21 +12,20 @@ from typing import Any
 
 import trio
 
-from rootless.engine import published
 from rootless.engine.container import Container
 from rootless.engine.events import Events
 from rootless.engine.link import Link
 from rootless.engine.memberships import Joined, Member, Memberships, choose_primary, row_of, shown_of, unjoined
 from rootless.engine.network_device import device_problem
 from rootless.engine.network_store import NetworkStore
-from rootless.engine.published import BoundPort, close_ports
+from rootless.engine.publishing import Publishing
 from rootless.engine.record import Record
 from rootless.launcher import messages
-from rootless.launcher.client import Launcher, LaunchFailure
+from rootless.launcher.client import Launcher
 from rootless.model.endpoints import CONTAINER, endpoints_of, links_of, mode_of, settings_of
 from rootless.model.errors import Conflict, Forbidden, InvalidParameter, NotFound, RootlessError
 from rootless.model.links import link_environment
-from rootless.model.networks import BINDING_OPTION, BRIDGE, HOST, ICC_OPTION, NONE, Network, is_fast, is_true
+from rootless.model.networks import BRIDGE, HOST, ICC_OPTION, NONE, Network, is_fast, is_true
 from rootless.runtime.capabilities import combine
 from rootless.runtime.spec import GuestNetwork
 from rootless.settings import Settings
@@ -42,6 +40,7 @@ class Networks:
         self._settings, self._link, self._events = settings, link, events
         self.store = NetworkStore(settings)
         self.memberships = Memberships(settings.mtu, self._id_of)
+        self.ports = Publishing(link)
         self.find: Callable[[str], Container]
         self._names_lock = trio.Lock()
 
@@ -203,44 +202,6 @@ class Networks:
             os.close(write_fd)
         return read_fd
 
-    def bind(self, record: Record, joined: Joined) -> list[BoundPort]:
-        """Listen on the host for what it publishes; nothing where it has no way out. Raises Conflict …"""
-        member = joined.way_out
-        if member is None or member.network.internal or not member.network.has_devices:
-            return []
-        wanted = published.publications_of(record.host_config, record.config.get("ExposedPorts") or {})
-        try:
-            return published.bind(wanted, member.network.options.get(BINDING_OPTION, ""))
-        except RootlessError as error:
-            endpoint = f"{record.name} ({member.endpoint_id})"
-            words = f"driver failed programming external connectivity on endpoint {endpoint}: {error.message}"
-            raise type(error)(words) from error
-
-    async def publish(self, joined: Joined, bound: Sequence[BoundPort]) -> None:
-        """Give the sockets to the network; in vain where the container has ended already. Raises LaunchFailure."""
-        member = joined.way_out
-        for index, port in enumerate(bound if member else ()):
-            assert member is not None
-            key = f"{member.endpoint_id}/port/{index}"
-            wanted = port.publication
-            command: dict[str, object] = {
-                "type": "Publish",
-                "publish_id": key,
-                "endpoint_id": member.endpoint_id,
-                "guest_port": wanted.container_port,
-                "protocol": wanted.protocol,
-                "host_ip": wanted.host_ip,
-                "host_port": wanted.host_port,
-            }
-            message = messages.NetworkCommand(member.network.id, command, key=key)
-            try:
-                await self._link.request(message, [port.socket.fileno()])
-            except LaunchFailure as failure:
-                if failure.errno != errno.ESRCH:
-                    raise
-                break  # it has ended already
-        close_ports(bound)
-
     # ------------------------------------------------------------------------------------------------ while it runs
     async def connect(self, container: Container, network: Network, asked: Mapping[str, Any]) -> None:
         """Join a network; a running container gets a device. The caller holds the container's lock and writes down
@@ -285,7 +246,7 @@ class Networks:
             self.memberships.leave(joined, network)
             raise RootlessError(f"cannot connect {container.name} to {network.name}: {error.message}") from error
         if joined.primary != before and way_out is not None:
-            await self._move_ports(container, joined, way_out)
+            await self.ports.move(container, joined, way_out)
         self.write_down(container, joined)
         await self.names_changed(network.name)
 
@@ -319,18 +280,7 @@ class Networks:
         route = messages.RouteNetwork(container.id, member.interface, shown["Gateway"], shown["IPv6Gateway"])
         if route.gateway4 or route.gateway6:
             await self._link.request(route)
-        bound = self.bind(container.record, joined)
-        container.state.ports = [port.row for port in bound]
-        await self.publish(joined, bound)
-
-    async def _move_ports(self, container: Container, joined: Joined, old: Member) -> None:
-        for index in range(len(container.state.ports)):
-            key = f"{old.endpoint_id}/port/{index}"
-            command: dict[str, object] = {"type": "Unpublish", "publish_id": key}
-            await self._link.request(messages.NetworkCommand(old.network.id, command, forget_key=key))
-        bound = self.bind(container.record, joined)
-        container.state.ports = [port.row for port in bound]
-        await self.publish(joined, bound)
+        await self.ports.bind_and_publish(container, joined)
 
     def write_down(self, container: Container, joined: Joined) -> None:
         """What is in force, into the container's state."""

@@ -58,7 +58,7 @@ class Start:
 
     def bind(self, joined: Joined) -> list[BoundPort]:
         """Raises Conflict in docker's words."""
-        self._bound = self._networks.bind(self._container.record, joined)
+        self._bound = self._networks.ports.bind(self._container.record, joined)
         return self._bound
 
     def check_sources(self) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import shutil
 import signal
 import socket
 import sys
@@ -26,6 +25,7 @@ from rootless.launcher.loop import Loop
 from rootless.launcher.networks import Networks
 from rootless.launcher.overlay_probe import reason_against
 from rootless.launcher.processes import Answer, LaunchRefused, Process, Processes, Refuse
+from rootless.launcher.removals import Removals
 from rootless.launcher.unions import Unions
 from rootless.runtime.spec import ContainerSpec
 from rootless.syscalls import numbers as n
@@ -49,11 +49,10 @@ class Launcher:
         self._syscalls = context.syscalls
         self._idmap = idmap
         self._mounts_directory = mounts_directory
-        self._allowed_roots = allowed_roots
         self._version = version
         self._loop = Loop()
         self._peers = Connections(self._loop, listener, self._received)
-        self._removals: dict[int, tuple[Connection, int, str]] = {}
+        self._removals = Removals(self._peers, allowed_roots, self._run)
         self._unions_of_files: dict[int, str] = {}  # pid of a child at work on files -> its union
         self._count = 0
         self._networks = Networks(self._run, self._connections_of)
@@ -123,12 +122,7 @@ class Launcher:
         if (union := self._unions_of_files.pop(pid, None)) is not None:
             self._unions.unmount(union)
             return
-        if (removal := self._removals.pop(pid, None)) is not None:
-            connection, request_id, path = removal
-            if status == 0:
-                self._peers.reply(connection, request_id, {})
-            else:
-                self._peers.refuse(connection, request_id, "remove", 5, f"cannot remove {path} entirely")
+        if self._removals.reaped(pid, status):
             return
         if (ended := self._fast_sockets.reaped(pid)) is not None:
             log(f"fast sockets of {ended[0]} died: status {os.waitstatus_to_exitcode(status)}")
@@ -214,7 +208,7 @@ class Launcher:
             case messages.ConnectNetwork() | messages.RouteNetwork():
                 self._inside(connection, request_id, request)
             case messages.RemoveTree():
-                self._remove(connection, request_id, request.path)
+                self._removals.start(connection, request_id, request.path)
             case messages.Stdio():
                 stdio = self._processes.find(request.process_id).stdio
                 self._peers.reply(connection, request_id, {"names": list(stdio)}, list(stdio.values()))
@@ -342,13 +336,6 @@ class Launcher:
         finally:
             wire.close_all(descriptors)
 
-    def _remove(self, connection: Connection, request_id: int, path: str) -> None:
-        wanted = Path(os.path.normpath(path))
-        if not any(root in wanted.parents for root in self._allowed_roots):
-            raise LaunchRefused("remove", 1, f"{path} is not below our directories")
-        pid = self._run("rl-remove", (), lambda: _remove_tree(wanted))
-        self._removals[pid] = connection, request_id, path
-
     # ------------------------------------------------------------------------------------------------ live networks
     def _inside(
         self,
@@ -420,19 +407,3 @@ class Launcher:
 
 def _exited(process: Process) -> messages.Exited:
     return messages.Exited(process.process_id, process.kind, process.status or 0, process.finished_at)
-
-
-def _remove_tree(path: Path) -> None:
-    """Root in U owns every file below; directories it may not write are opened up first. Links are never followed."""
-
-    def open_up(function: Callable[..., Any], name: str, error: tuple[type[BaseException], object, object]) -> None:
-        if issubclass(error[0], FileNotFoundError):
-            return  # another removal of the same tree was faster
-        parent = os.path.dirname(name)
-        os.chmod(parent, 0o700)
-        if os.path.isdir(name) and not os.path.islink(name):
-            os.chmod(name, 0o700)
-        function(name)
-
-    if path.exists():
-        shutil.rmtree(path, onerror=open_up)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rootless.launcher import server
+from rootless.launcher.removals import remove_tree
 
 
 def test_a_tree_that_another_removal_takes_as_well_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -23,7 +23,7 @@ def test_a_tree_that_another_removal_takes_as_well_is_removed(tmp_path: Path, mo
         unlink(name, dir_fd=dir_fd)
 
     monkeypatch.setattr(os, "unlink", after_another)
-    server._remove_tree(tree)
+    remove_tree(tree)
     monkeypatch.undo()
     assert not tree.exists()
 
@@ -39,5 +39,5 @@ def test_a_directory_that_another_removal_has_taken_is_no_error(
         return True
 
     monkeypatch.setattr(Path, "exists", exists)
-    server._remove_tree(tree)
+    remove_tree(tree)
     assert not os.path.lexists(tree)
