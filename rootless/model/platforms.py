@@ -23,6 +23,7 @@ _ARCHITECTURES = {
 }
 # what an image without a variant is of, and which variants run on which (containerd's platforms package)
 _DEFAULT_VARIANTS = {"arm": "v7", "arm64": "v8", "amd64": "v1"}
+_NARROWER = {"amd64": ("386", ""), "arm64": ("arm", "v8")}  # whose programs run there as well, but rather its own
 
 
 @dataclass(frozen=True)
@@ -63,8 +64,14 @@ def parse(text: str) -> Platform:
 
 def rank(offered: Platform, wanted: Platform) -> int | None:
     """How well an offer suits, higher is better; None where it does not run there."""
-    if (offered.system, offered.architecture) != (wanted.system, wanted.architecture):
+    if offered.system != wanted.system:
         return None
+    if offered.architecture != wanted.architecture:
+        architecture, variant = _NARROWER.get(wanted.architecture, ("", ""))
+        if offered.architecture != architecture or not architecture:
+            return None
+        suits = rank(offered, Platform(wanted.system, architecture, variant))
+        return None if suits is None else suits - 2000
     if offered.variant == wanted.variant:
         return 1000
     default = _DEFAULT_VARIANTS.get(wanted.architecture, "")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rootless.model.errors import InvalidParameter
-from rootless.model.platforms import Platform, here, mismatch, parse
+from rootless.model.platforms import Platform, here, mismatch, parse, rank
 
 
 @pytest.mark.parametrize(
@@ -44,3 +44,18 @@ def test_the_warning_of_an_image_for_another_machine() -> None:
         "specific platform was requested"
     ]
     assert mismatch(here()) == mismatch(Platform("linux", "")) == []
+
+
+def test_what_else_runs_on_a_machine() -> None:
+    """As containerd's platforms package says."""
+    wide, narrow = Platform("linux", "amd64"), Platform("linux", "386")
+    suits = [rank(wide, wide), rank(narrow, wide)]
+    assert None not in suits
+    assert suits == sorted(suits, key=lambda one: one or 0, reverse=True)
+    assert rank(wide, narrow) is None
+    assert rank(Platform("windows", "386"), wide) is None
+    arm64, armv7 = Platform("linux", "arm64", "v8"), Platform("linux", "arm", "v7")
+    for other in (armv7, Platform("linux", "arm"), Platform("linux", "arm", "v5")):
+        assert (rank(other, arm64) or 0) < 0
+        assert rank(arm64, other) is None
+    assert rank(Platform("linux", ""), Platform("linux", "riscv64")) is None
