@@ -118,8 +118,8 @@ def test_the_id_of_an_image_in_use(rootless: Installation, name: str) -> None:
 def test_a_prune_takes_no_name_from_an_image_that_gets_a_container_just_then(rootless: Installation) -> None:
     names = [f"young:{number}" for number in range(25)]
     for name in names:
-        rootless("import", "-", name, stdin=tar_of({name: b""}))
-    pruning = threading.Thread(target=rootless, args=("image", "prune", "-a", "-f"))
+        rootless("import", "--change", "LABEL young=1", "-", name, stdin=tar_of({name: b""}))
+    pruning = threading.Thread(target=rootless, args=("image", "prune", "-a", "-f", "--filter", "label=young=1"))
     pruning.start()
     made = {name: rootless("create", name, "/true", check=None) for name in reversed(names)}
     pruning.join()
