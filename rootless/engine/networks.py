@@ -245,8 +245,15 @@ class Networks:
             joined.primary = before
             self.memberships.leave(joined, network)
             raise RootlessError(f"cannot connect {container.name} to {network.name}: {error.message}") from error
-        if joined.primary != before and way_out is not None:
-            await self.ports.move(container, joined, way_out)
+        if joined.primary != before:
+            try:
+                await self.ports.move(container, joined, way_out)
+            except RootlessError:
+                await self._link.request(messages.DisconnectNetwork(container.id, network.id, member.endpoint_id))
+                self.memberships.leave(joined, network)
+                joined.primary = before
+                await self._new_way_out(container, joined)
+                raise
         self.write_down(container, joined)
         await self.names_changed(network.name)
 

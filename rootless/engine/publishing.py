@@ -6,6 +6,8 @@ from __future__ import annotations
 import errno
 from collections.abc import Sequence
 
+import trio
+
 from rootless.engine import published
 from rootless.engine.container import Container
 from rootless.engine.link import Link
@@ -14,8 +16,10 @@ from rootless.engine.published import BoundPort, close_ports
 from rootless.engine.record import Record
 from rootless.launcher import messages
 from rootless.launcher.client import LaunchFailure
-from rootless.model.errors import RootlessError
+from rootless.model.errors import Conflict, RootlessError
 from rootless.model.networks import BINDING_OPTION
+
+RELEASE_SECONDS = 5.0  # a network's process closes a port a little after it was told to, on a busy machine later
 
 
 class Publishing:
@@ -61,14 +65,25 @@ class Publishing:
         close_ports(bound)
 
     async def bind_and_publish(self, container: Container, joined: Joined) -> None:
-        """Of a container that runs. Raises RootlessError."""
-        bound = self.bind(container.record, joined)
+        """Of a container that runs. Waits for ports that the network it was on has not let go of yet. Raises
+        RootlessError, and it publishes none then."""
+        container.state.ports = []
+        deadline = trio.current_time() + RELEASE_SECONDS
+        while True:
+            try:
+                bound = self.bind(container.record, joined)
+                break
+            except Conflict:
+                if trio.current_time() > deadline:
+                    raise
+                await trio.sleep(0.02)
         container.state.ports = [port.row for port in bound]
         await self.publish(joined, bound)
 
-    async def move(self, container: Container, joined: Joined, old: Member) -> None:
-        """From what was the way out. Raises RootlessError."""
-        for index in range(len(container.state.ports)):
+    async def move(self, container: Container, joined: Joined, old: Member | None) -> None:
+        """From what was the way out, if there was one. Raises RootlessError."""
+        for index in range(len(container.state.ports) if old else 0):
+            assert old is not None
             key = f"{old.endpoint_id}/port/{index}"
             command: dict[str, object] = {"type": "Unpublish", "publish_id": key}
             await self._link.request(messages.NetworkCommand(old.network.id, command, forget_key=key))

@@ -15,6 +15,7 @@ import pytest
 
 from tests.busybox import busybox_tar
 from tests.e2e.conftest import Installation
+from tests.e2e.test_fast_sockets import until
 from tests.e2e.test_survival import own_processes
 
 pytestmark = [pytest.mark.e2e, pytest.mark.kernel]
@@ -258,6 +259,36 @@ def test_published_ports(rootless: Installation, net: str) -> None:
     rootless(
         "run", "--rm", "-p", "28100:80", "busybox", "true"
     )  # free at once, and nothing is left of what was refused
+
+
+def test_published_ports_follow_the_way_out(rootless: Installation, net: str) -> None:
+    """Also where it had none for a while; and a network is not joined whose ports could not be had."""
+    serve = "while true; do echo here | nc -l -p 80; done"
+    rootless("network", "create", net)
+    options = ("--name", f"{net}-a", "--network", net, "-p", "127.0.0.1:28130:80")
+    rootless("run", "-d", *options, "busybox", "sh", "-c", serve)
+
+    def answers() -> bool:
+        try:
+            with socket.create_connection(("127.0.0.1", 28130), timeout=10) as client:
+                return client.recv(4) == b"here"
+        except OSError:
+            return False
+
+    until(answers)
+    for _ in range(3):
+        rootless("network", "disconnect", net, f"{net}-a")
+        until(lambda: not answers())
+        rootless("network", "connect", net, f"{net}-a")
+        until(answers)
+    rootless("network", "disconnect", net, f"{net}-a")
+    until(lambda: not answers())
+    with socket.create_server(("127.0.0.1", 28130)):
+        refused = rootless("network", "connect", net, f"{net}-a", check=1)
+        assert b"port is already allocated" in refused.stderr
+        assert "eth" not in inside(rootless, f"{net}-a", "ip link")
+    rootless("network", "connect", net, f"{net}-a")
+    until(answers)
 
 
 def test_the_hosts_loopback_is_reached_where_that_is_allowed(fresh: Installation) -> None:
