@@ -178,7 +178,7 @@ class Containers:
             driver = await self.storage.driver(record)
             lower = await start.lower(await self._images.sound_source(image), driver)
             joined, guests = await start.network()
-            bound = start.bind(joined)
+            bound = await start.bind(joined)
             if neighbour is None:
                 etc_files.write(directory, etc_files.texts(record, joined, self._settings))
             start.check_sources()
@@ -279,6 +279,7 @@ class Containers:
         state.status = states.follow(state.status, "exit", container.name)
         state.pid, state.exit_code = 0, status
         state.finished_at = clock.rfc3339(int(finished_at * 1e9))
+        self.networks.ports.released(state.ports)
         state.ports, state.networks, state.interfaces = [], {}, {}
         automatic = bool(container.record.host_config["AutoRemove"])
         if not automatic:  # else its removal says it all

@@ -281,6 +281,7 @@ class Networks:
         """The default route and the ports go to the primary network."""
         member = joined.way_out
         if member is None:
+            self.ports.released(container.state.ports)
             container.state.ports = []
             return
         shown = member.shown

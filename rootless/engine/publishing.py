@@ -4,7 +4,7 @@ the process of the network that is the way out."""
 from __future__ import annotations
 
 import errno
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import trio
 
@@ -19,12 +19,13 @@ from rootless.launcher.client import LaunchFailure
 from rootless.model.errors import Conflict, RootlessError
 from rootless.model.networks import BINDING_OPTION
 
-RELEASE_SECONDS = 5.0  # a network's process closes a port a little after it was told to, on a busy machine later
+RELEASE_SECONDS = 5.0  # so long, at most, somebody of ours may still have a port that was given up
 
 
 class Publishing:
     def __init__(self, link: Link) -> None:
         self._link = link
+        self._released: dict[tuple[str, int], float] = {}  # protocol and port on the host -> when
 
     def bind(self, record: Record, joined: Joined) -> list[BoundPort]:
         """Listen on the host for what it publishes; nothing where it has no way out. Raises Conflict …"""
@@ -64,19 +65,39 @@ class Publishing:
                 break  # it has ended already
         close_ports(bound)
 
-    async def bind_and_publish(self, container: Container, joined: Joined) -> None:
-        """Of a container that runs. Waits for ports that the network it was on has not let go of yet. Raises
-        RootlessError, and it publishes none then."""
-        container.state.ports = []
+    def released(self, rows: Iterable[tuple[int, str, str, int]]) -> None:
+        """A container of this engine has given these up (BoundPort.row)."""
+        now = trio.current_time()
+        self._released = {key: when for key, when in self._released.items() if now - when < RELEASE_SECONDS}
+        self._released.update({(protocol, host_port): now for _, protocol, _, host_port in rows})
+
+    async def bind_soon(self, record: Record, joined: Joined) -> list[BoundPort]:
+        """bind(), and what was just released is waited for: a child of the launcher's, which holds a copy of the socket
+        until it executes its program, may still have it."""
         deadline = trio.current_time() + RELEASE_SECONDS
         while True:
             try:
-                bound = self.bind(container.record, joined)
-                break
+                return self.bind(record, joined)
             except Conflict:
-                if trio.current_time() > deadline:
+                if trio.current_time() > deadline or not self._just_released(record):
                     raise
                 await trio.sleep(0.02)
+
+    def _just_released(self, record: Record) -> bool:
+        now = trio.current_time()
+        return any(
+            wanted.protocol == protocol
+            and wanted.host_port <= port <= max(wanted.host_port, wanted.host_port_end)
+            and now - when < RELEASE_SECONDS
+            for wanted in published.publications_of(record.host_config, record.config.get("ExposedPorts") or {})
+            for (protocol, port), when in self._released.items()
+        )
+
+    async def bind_and_publish(self, container: Container, joined: Joined) -> None:
+        """Of a container that runs, and has published elsewhere. Raises RootlessError, and it publishes none then."""
+        self.released(container.state.ports)
+        container.state.ports = []
+        bound = await self.bind_soon(container.record, joined)
         container.state.ports = [port.row for port in bound]
         await self.publish(joined, bound)
 

@@ -56,9 +56,9 @@ class Start:
         await self._networks.ready(joined)
         return joined, self._networks.guests(joined)
 
-    def bind(self, joined: Joined) -> list[BoundPort]:
+    async def bind(self, joined: Joined) -> list[BoundPort]:
         """Raises Conflict in docker's words."""
-        self._bound = self._networks.ports.bind(self._container.record, joined)
+        self._bound = await self._networks.ports.bind_soon(self._container.record, joined)
         return self._bound
 
     def check_sources(self) -> None:

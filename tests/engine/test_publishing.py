@@ -22,7 +22,9 @@ class Case:
         self.port = self.holder.getsockname()[1]
         bindings = {"80/tcp": [{"HostIp": "127.0.0.1", "HostPort": str(self.port)}]}
         record = SimpleNamespace(host_config={"PortBindings": bindings}, config={}, name="c")
-        self.container: Any = SimpleNamespace(record=record, state=SimpleNamespace(ports=[("old",)]))
+        self.container: Any = SimpleNamespace(
+            record=record, state=SimpleNamespace(ports=[(80, "tcp", "127.0.0.1", self.port)])
+        )
         network = SimpleNamespace(id="n", internal=False, has_devices=True, options={})
         self.joined: Any = SimpleNamespace(way_out=SimpleNamespace(network=network, endpoint_id="e"))
         self.given: list[Any] = []
@@ -53,4 +55,18 @@ def test_but_not_for_ever() -> None:
         trio.run(case.publishing.bind_and_publish, case.container, case.joined, clock=MockClock(autojump_threshold=0))
     assert case.container.state.ports == []
     assert not case.given
+    case.holder.close()
+
+
+def test_what_none_of_ours_has_released_is_not_waited_for() -> None:
+    case = Case()
+    case.container.state.ports = [(80, "udp", "127.0.0.1", case.port)]
+
+    async def main() -> None:
+        before = trio.current_time()
+        with pytest.raises(Conflict):
+            await case.publishing.bind_and_publish(case.container, case.joined)
+        assert trio.current_time() == before
+
+    trio.run(main, clock=MockClock(autojump_threshold=0))
     case.holder.close()
