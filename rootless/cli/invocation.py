@@ -41,12 +41,14 @@ class Invocation:
         sys.stderr.flush()
 
     def for_each(self, names: Iterable[str], act: Callable[[str], object]) -> int:
-        """Do something with each name and print it; complain of those that fail. Returns the exit code."""
+        """Do something with each name and print it, or the text that comes of it, or nothing where that is False;
+        complain of those that fail. Returns the exit code."""
         exit_code = 0
         for name in names:
             try:
                 result = act(name)
-                self.say(str(result) if isinstance(result, str) else name)
+                if result is not False:
+                    self.say(str(result) if isinstance(result, str) else name)
             except RootlessError as error:
                 self.complain(error_text(error))
                 exit_code = 1

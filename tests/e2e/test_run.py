@@ -137,6 +137,8 @@ def test_detached_logs_wait_and_removal(rootless: Installation, name: str) -> No
     assert "Exited (3)" in rootless.out("ps", "-a", "--filter", f"name={name}", "--format", "{{.Status}}")
     rootless("rm", name)
     assert "No such container" in rootless("rm", name, check=1).stderr.decode()
+    forced = rootless("rm", "-f", name)
+    assert (forced.stdout, b"No such container" in forced.stderr) == (b"", True)
 
 
 def test_logs_follow_until_the_end(rootless: Installation, name: str) -> None:

@@ -16,7 +16,7 @@ from rootless.client.client import segment
 def command(invocation: Invocation, args: tuple[str, ...], force: bool, link: bool, volumes: bool) -> int:
     """Remove one or more containers"""
 
-    def remove(name: str) -> None:
+    def remove(name: str) -> bool:
         query = {"force": force, "link": link, "v": volumes}
         try:
             invocation.client.call("DELETE", f"/containers/{segment(name.strip('/'))}", query)
@@ -24,5 +24,7 @@ def command(invocation: Invocation, args: tuple[str, ...], force: bool, link: bo
             if not (force and error.status == 404):
                 raise
             invocation.complain(f"Error response from daemon: {error.message}")
+            return False
+        return True
 
     return invocation.for_each(args, remove)
