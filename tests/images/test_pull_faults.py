@@ -288,7 +288,7 @@ trio.run(pulling.pull_image, layout, Access(), reference.parse(sys.argv[2]), Non
 KILLS = int(os.environ.get("ROOTLESS_TEST_KILLS", "8"))
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(600 + 10 * KILLS)
 @pytest.mark.parametrize("kind", [GZIP, PLAIN])
 def test_killed_at_any_moment(tmp_path: Path, kind: str) -> None:
     """ROOTLESS_TEST_KILLS=200 for the long run."""
