@@ -23,12 +23,15 @@ RELEASE_SECONDS = 5.0  # so long, at most, somebody of ours may still have a por
 
 
 class Publishing:
+    """Of all containers of this engine. bind() and then publish() at a start, move() while it runs."""
+
     def __init__(self, link: Link) -> None:
         self._link = link
         self._released: dict[tuple[str, int], float] = {}  # protocol and port on the host -> when
 
     def bind(self, record: Record, joined: Joined) -> list[BoundPort]:
-        """Listen on the host for what it publishes; nothing where it has no way out. Raises Conflict …"""
+        """Listen on the host for what it publishes; nothing where it has no way out. Raises Conflict,
+        InvalidParameter, Unavailable."""
         member = joined.way_out
         if member is None or member.network.internal or not member.network.has_devices:
             return []
