@@ -220,6 +220,7 @@ class Containers:
         await self._change_network(text, lambda c: self.networks.connect(c, network, settings))
 
     async def disconnect(self, text: str, network: Network, *, force: bool) -> None:
+        """Raises RootlessError; where it has left and its ports are not free on its new way out, too."""
         await self._change_network(text, lambda c: self.networks.disconnect(c, network, force=force))
 
     async def _change_network(self, text: str, change: Callable[[Container], Awaitable[None]]) -> None:
@@ -229,13 +230,15 @@ class Containers:
             memberships = self.networks.memberships
             joined = memberships.by_container.get(container.id)
             before = etc_files.texts(container.record, joined, self._settings) if joined else {}
-            await change(container)
-            self.records.save(container.record)
-            if container.running:
-                self.records.save_state(container.id, container.state)
-                now = memberships.by_container.get(container.id)
-                if now is not None:
-                    etc_files.rewrite(directory, before, etc_files.texts(container.record, now, self._settings))
+            try:
+                await change(container)
+            finally:  # it may have left a network and not found its ports free on the next
+                self.records.save(container.record)
+                if container.running:
+                    self.records.save_state(container.id, container.state)
+                    now = memberships.by_container.get(container.id)
+                    if now is not None:
+                        etc_files.rewrite(directory, before, etc_files.texts(container.record, now, self._settings))
 
     def _start_failed(self, container: Container, error: RootlessError) -> None:
         """Whoever is attached or waits is told: there will be no output and no exit."""

@@ -258,24 +258,30 @@ class Networks:
         await self.names_changed(network.name)
 
     async def disconnect(self, container: Container, network: Network, *, force: bool) -> None:
-        """The other way. Raises RootlessError."""
+        """The other way. Raises RootlessError; where its ports are not free on its new way out, it has left."""
         if HOST in (network.name, mode_of(container.record.host_config)):
             raise InvalidParameter("container cannot be disconnected from host network or connected to host network")
         if network.name not in container.record.endpoints:
             raise NotFound(f"container {container.id} is not connected to network {network.name}")
         joined = self.memberships.by_container.get(container.id)
         member = joined.members.get(network.name) if joined else None
+        problem: RootlessError | None = None
         if joined is not None and member is not None and member.network.has_devices:
             await self._link.request(messages.DisconnectNetwork(container.id, network.id, member.endpoint_id))
             self.memberships.leave(joined, network)
             if joined.primary == network.name:
                 joined.primary = choose_primary(joined.members.values())
-                await self._new_way_out(container, joined)
+                try:
+                    await self._new_way_out(container, joined)
+                except RootlessError as error:
+                    problem = error
             self.write_down(container, joined)
             attributes = {"container": container.id, "name": network.name, "type": network.driver}
             self._events.emit("network", "disconnect", network.id, attributes)
             await self.names_changed(network.name)
         del container.record.endpoints[network.name]
+        if problem is not None:
+            raise problem
 
     async def _new_way_out(self, container: Container, joined: Joined) -> None:
         """The default route and the ports go to the primary network."""

@@ -291,6 +291,24 @@ def test_published_ports_follow_the_way_out(rootless: Installation, net: str) ->
     until(answers)
 
 
+def test_a_network_is_left_though_the_ports_are_not_free_on_the_next(rootless: Installation, net: str) -> None:
+    """Published on all addresses by a network, and on one that somebody else has by the other."""
+    other = f"{net}-o"
+    rootless("network", "create", "-o", "com.docker.network.bridge.host_binding_ipv4=127.0.0.1", net)
+    rootless("network", "create", "-o", "com.docker.network.bridge.host_binding_ipv4=127.0.0.2", other)
+    rootless("run", "-d", "--name", f"{net}-a", "--network", net, "-p", "28140:80", *SLEEP)
+    rootless("network", "connect", other, f"{net}-a")
+    with socket.create_server(("127.0.0.2", 28140)):
+        refused = rootless("network", "disconnect", net, f"{net}-a", check=1)
+    assert b"port is already allocated" in refused.stderr
+    assert rootless.out("port", f"{net}-a") == ""
+    shown = "{{range $name, $_ := .NetworkSettings.Networks}}{{$name}} {{end}}"
+    assert rootless.out("inspect", "-f", shown, f"{net}-a").split() == [other]
+    rootless("network", "connect", net, f"{net}-a")
+    rootless("network", "disconnect", other, f"{net}-a")
+    assert "28140" in rootless.out("port", f"{net}-a")
+
+
 def test_the_hosts_loopback_is_reached_where_that_is_allowed(fresh: Installation) -> None:
     (fresh.home / "config.toml").write_text("host_loopback = true\n")
     fresh("import", "-c", 'CMD ["/bin/sh"]', "-", "busybox", stdin=busybox_tar())
