@@ -119,9 +119,12 @@ class Networks:
 
     def _join(self, joined: Joined, network: Network, settings: Mapping[str, Any], record: Record) -> Member:
         member = self.memberships.join(joined, network, settings, record.name, record.config["Hostname"])
-        attributes = {"container": record.id, "name": network.name, "type": network.driver}
-        self._events.emit("network", "connect", network.id, attributes)
+        self._emit("connect", network, record.id)
         return member
+
+    def _emit(self, action: str, network: Network, container_id: str) -> None:
+        attributes = {"container": container_id, "name": network.name, "type": network.driver}
+        self._events.emit("network", action, network.id, attributes)
 
     def _check_links(self, joined: Joined, name: str) -> None:
         for text in joined.links:
@@ -239,8 +242,7 @@ class Networks:
             joined.primary = network.name
         try:
             await self._link.network_started(network.id, self._config(network))
-            guest = self.memberships.guest(joined, member)
-            await self._link.request(messages.ConnectNetwork(container.id, guest))
+            await self._link.request(messages.ConnectNetwork(container.id, self.memberships.guest(joined, member)))
         except RootlessError as error:
             joined.primary = before
             self.memberships.leave(joined, network)
@@ -276,24 +278,19 @@ class Networks:
                 except RootlessError as error:
                     problem = error
             self.write_down(container, joined)
-            attributes = {"container": container.id, "name": network.name, "type": network.driver}
-            self._events.emit("network", "disconnect", network.id, attributes)
+            self._emit("disconnect", network, container.id)
             await self.names_changed(network.name)
         del container.record.endpoints[network.name]
         if problem is not None:
             raise problem
 
     async def _new_way_out(self, container: Container, joined: Joined) -> None:
-        """The default route and the ports go to the primary network."""
+        """The default route and the ports go to the primary network, if there is one."""
         member = joined.way_out
-        if member is None:
-            self.ports.released(container.state.ports)
-            container.state.ports = []
-            return
-        shown = member.shown
-        route = messages.RouteNetwork(container.id, member.interface, shown["Gateway"], shown["IPv6Gateway"])
-        if route.gateway4 or route.gateway6:
-            await self._link.request(route)
+        if member is not None:
+            gateways = member.shown["Gateway"], member.shown["IPv6Gateway"]
+            if any(gateways):
+                await self._link.request(messages.RouteNetwork(container.id, member.interface, *gateways))
         await self.ports.bind_and_publish(container, joined)
 
     def write_down(self, container: Container, joined: Joined) -> None:
@@ -348,9 +345,7 @@ class Networks:
         joined = self.memberships.by_container.get(container_id)
         self.memberships.release(container_id)
         for member in joined.members.values() if joined else ():
-            network = member.network
-            attributes = {"container": container_id, "name": network.name, "type": network.driver}
-            self._events.emit("network", "disconnect", network.id, attributes)
+            self._emit("disconnect", member.network, container_id)
 
     def adopt(self, container: Container) -> None:
         """A container that runs already."""

@@ -18,26 +18,25 @@ from rootless.launcher import messages
 from rootless.launcher.client import LaunchFailure
 from rootless.model.errors import Conflict, RootlessError
 from rootless.model.networks import BINDING_OPTION
+from rootless.model.ports import Publication
 
 RELEASE_SECONDS = 5.0  # so long, at most, somebody of ours may still have a port that was given up
 
 
 class Publishing:
-    """Of all containers of this engine. bind() and then publish() at a start, move() while it runs."""
+    """Of all containers of this engine. bind() and then publish() at a start; while one runs move(), or
+    bind_and_publish() where it has left the network before."""
 
     def __init__(self, link: Link) -> None:
         self._link = link
         self._released: dict[tuple[str, int], float] = {}  # protocol and port on the host -> when
 
-    def bind(self, record: Record, joined: Joined) -> list[BoundPort]:
-        """Listen on the host for what it publishes; nothing where it has no way out. Raises Conflict,
-        InvalidParameter, Unavailable."""
+    def _bind(self, record: Record, joined: Joined) -> list[BoundPort]:
         member = joined.way_out
         if member is None or member.network.internal or not member.network.has_devices:
             return []
-        wanted = published.publications_of(record.host_config, record.config.get("ExposedPorts") or {})
         try:
-            return published.bind(wanted, member.network.options.get(BINDING_OPTION, ""))
+            return published.bind(_wanted(record), member.network.options.get(BINDING_OPTION, ""))
         except RootlessError as error:
             endpoint = f"{record.name} ({member.endpoint_id})"
             words = f"driver failed programming external connectivity on endpoint {endpoint}: {error.message}"
@@ -74,13 +73,14 @@ class Publishing:
         self._released = {key: when for key, when in self._released.items() if now - when < RELEASE_SECONDS}
         self._released.update({(protocol, host_port): now for _, protocol, _, host_port in rows})
 
-    async def bind_soon(self, record: Record, joined: Joined) -> list[BoundPort]:
-        """bind(), and what was just released is waited for: a child of the launcher's, which holds a copy of the socket
-        until it executes its program, may still have it."""
+    async def bind(self, record: Record, joined: Joined) -> list[BoundPort]:
+        """Listen on the host for what it publishes; nothing where it has no way out. What was just released is waited
+        for: a child of the launcher's, which holds a copy of the socket until it executes its program, may still have
+        it. Raises Conflict, InvalidParameter, Unavailable."""
         deadline = trio.current_time() + RELEASE_SECONDS
         while True:
             try:
-                return self.bind(record, joined)
+                return self._bind(record, joined)
             except Conflict:
                 if trio.current_time() > deadline or not self._just_released(record):
                     raise
@@ -92,23 +92,27 @@ class Publishing:
             wanted.protocol == protocol
             and wanted.host_port <= port <= max(wanted.host_port, wanted.host_port_end)
             and now - when < RELEASE_SECONDS
-            for wanted in published.publications_of(record.host_config, record.config.get("ExposedPorts") or {})
+            for wanted in _wanted(record)
             for (protocol, port), when in self._released.items()
         )
 
     async def bind_and_publish(self, container: Container, joined: Joined) -> None:
-        """Of a container that runs, and has published elsewhere. Raises RootlessError, and it publishes none then."""
+        """Of a container that runs, and may have published elsewhere. Raises RootlessError; it publishes none then."""
         self.released(container.state.ports)
         container.state.ports = []
-        bound = await self.bind_soon(container.record, joined)
+        bound = await self.bind(container.record, joined)
         container.state.ports = [port.row for port in bound]
         await self.publish(joined, bound)
 
     async def move(self, container: Container, joined: Joined, old: Member | None) -> None:
         """From what was the way out, if there was one. Raises RootlessError."""
-        for index in range(len(container.state.ports) if old else 0):
-            assert old is not None
-            key = f"{old.endpoint_id}/port/{index}"
-            command: dict[str, object] = {"type": "Unpublish", "publish_id": key}
-            await self._link.request(messages.NetworkCommand(old.network.id, command, forget_key=key))
+        if old is not None:
+            for index in range(len(container.state.ports)):
+                key = f"{old.endpoint_id}/port/{index}"
+                command: dict[str, object] = {"type": "Unpublish", "publish_id": key}
+                await self._link.request(messages.NetworkCommand(old.network.id, command, forget_key=key))
         await self.bind_and_publish(container, joined)
+
+
+def _wanted(record: Record) -> list[Publication]:
+    return published.publications_of(record.host_config, record.config.get("ExposedPorts") or {})

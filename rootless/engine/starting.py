@@ -58,7 +58,7 @@ class Start:
 
     async def bind(self, joined: Joined) -> list[BoundPort]:
         """Raises Conflict in docker's words."""
-        self._bound = await self._networks.ports.bind_soon(self._container.record, joined)
+        self._bound = await self._networks.ports.bind(self._container.record, joined)
         return self._bound
 
     def check_sources(self) -> None:

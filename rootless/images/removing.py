@@ -20,7 +20,7 @@ from rootless.store.layout import MANIFEST_ANNOTATION, PULLED_ANNOTATION, Layout
 from rootless.store.uses import Uses
 
 _MIN_ID_PREFIX = 4
-_ANSWERED_SECONDS = 0.05
+_ANSWERED_SECONDS = 0.05  # by then the client has what was removed: an answer takes a few milliseconds
 
 
 def remove_image(

@@ -4,7 +4,6 @@ Nothing is visible before `place_image` writes the entry; what was made by then 
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -18,7 +17,7 @@ from fuse_overlay import Behind, Layer, LayerError, LayerWriter, merge_tree
 from rootless.images import compression
 from rootless.images.entries import place_name, place_pulled
 from rootless.images.image import Image
-from rootless.model.errors import InvalidParameter, RootlessError
+from rootless.model.errors import InvalidParameter, RootlessError, disk_trouble
 from rootless.registry.documents import parse_json as parse_json  # for its callers too
 from rootless.registry.media import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST
 from rootless.store import files
@@ -274,7 +273,4 @@ def plain_manifest(config: bytes, layers: Sequence[tuple[str, int]]) -> bytes:
 def explained(error: LayerError | OSError) -> RootlessError:
     if isinstance(error, LayerError):
         return InvalidParameter(str(error))
-    where = f" ({error.filename})" if error.filename else ""
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-    hint = "; make room (rootless image prune, rootless rm) or set data_root to a larger disk" if full else ""
-    return RootlessError(f"cannot store the image: {error.strerror}{where}{hint}")
+    return RootlessError(f"cannot store the image: {disk_trouble(error)}")

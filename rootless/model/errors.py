@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import errno
 
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
 
 class RootlessError(Exception):
     """Any failure with a message fit for the user. HTTP 500 unless a subclass says otherwise."""
@@ -52,9 +54,16 @@ class StartError(RootlessError):
         self.exit_code = exit_code
 
 
+def disk_trouble(error: OSError) -> str:
+    """What a disk says, where, and what can be done if it is full."""
+    where = f" ({error.filename})" if error.filename else ""
+    full = error.errno in _FULL
+    hint = "; make room (rootless image prune, rootless rm) or set data_root to a larger disk" if full else ""
+    return f"{error.strerror}{where}{hint}"
+
+
 def unforeseen(error: Exception) -> str:
     """What is said of an error that nobody has put into words: a bug, but for a full disk, which may show anywhere."""
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        where = f" ({error.filename})" if error.filename else ""
-        return f"{error.strerror}{where}; make room (rootless image prune, rootless rm)"
+    if isinstance(error, OSError) and error.errno in _FULL:
+        return disk_trouble(error)
     return f"internal error: {type(error).__name__}: {error}"

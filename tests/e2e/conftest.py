@@ -10,7 +10,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -111,3 +112,10 @@ def name(request: pytest.FixtureRequest, rootless: Installation) -> Iterator[str
     unique = "e2e-" + "".join(c if c.isalnum() else "-" for c in request.node.name)[:60]
     yield unique
     rootless("rm", "-f", "-v", unique, check=None)
+
+
+def until(holds: Callable[[], bool]) -> None:
+    end = time.monotonic() + 20
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.05)

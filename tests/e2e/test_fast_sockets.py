@@ -7,14 +7,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.busybox import busybox_tar
-from tests.e2e.conftest import Installation
+from tests.e2e.conftest import Installation, until
 from tests.e2e.test_survival import own_processes
 
 pytestmark = [pytest.mark.e2e, pytest.mark.kernel]
@@ -67,10 +65,3 @@ def supervisors(rootless: Installation) -> list[int]:
             if name == "rl-fast" and own in Path(f"/proc/{pid}/environ").read_bytes():
                 found.append(pid)
     return found
-
-
-def until(holds: Callable[[], bool]) -> None:
-    end = time.monotonic() + 20
-    while not holds():
-        assert time.monotonic() < end
-        time.sleep(0.05)

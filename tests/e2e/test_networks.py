@@ -14,8 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.busybox import busybox_tar
-from tests.e2e.conftest import Installation
-from tests.e2e.test_fast_sockets import until
+from tests.e2e.conftest import Installation, until
 from tests.e2e.test_survival import own_processes
 
 pytestmark = [pytest.mark.e2e, pytest.mark.kernel]
@@ -292,7 +291,7 @@ def test_published_ports_follow_the_way_out(rootless: Installation, net: str) ->
 
 
 def test_a_network_is_left_though_the_ports_are_not_free_on_the_next(rootless: Installation, net: str) -> None:
-    """Published on all addresses by a network, and on one that somebody else has by the other."""
+    """Somebody has the port on the address that the next one publishes on."""
     other = f"{net}-o"
     rootless("network", "create", "-o", "com.docker.network.bridge.host_binding_ipv4=127.0.0.1", net)
     rootless("network", "create", "-o", "com.docker.network.bridge.host_binding_ipv4=127.0.0.2", other)

@@ -140,7 +140,7 @@ def test_one_killed_while_it_takes_its_first_request_is_not_noticed_either(tree:
             except OSError as error:
                 failures.append(error)
 
-        for number in range(30):
+        for number in range(10):
             os.kill(server, signal.SIGKILL)
             os.waitpid(server, 0)
             server = start_server(fuse_fd, serving(tree), resume=True)

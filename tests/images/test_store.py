@@ -8,11 +8,18 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import trio
 
 from fuse_overlay import open_tree
+from rootless.api.http import Request
+from rootless.api.images import prune
+from rootless.engine.engine import Engine
+from rootless.engine.events import Events
+from rootless.images.image import Image
 from rootless.images.images import Images
 from rootless.images.removing import collect, remove_image
 from rootless.images.selection import select
@@ -47,6 +54,24 @@ def test_a_name_that_another_engine_took_meanwhile_is_no_image(tmp_path: Path) -
     with pytest.raises(NotFound, match="No such image: app:1"):
         remove_image(images.layout, images.uses, found, "app:1", False, frozenset())
     assert images.resolve("app:2").repo_tags == ["app:2"]
+
+
+def test_what_a_container_needs_by_now_is_not_pruned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor does it lose its names, as it does by `rmi -f`."""
+    images = store(tmp_path)
+    load(images, docker_archive([BOTTOM, TOP], ["app:1", "app:2"]))
+    app, containers = images.resolve("app:1"), {}
+
+    def create(*arguments: Any) -> list[Image]:  # after prune has looked what is used
+        containers["c" * 64] = SimpleNamespace(id="c" * 64, running=False)
+        images.uses.add("c" * 64, app.id)
+        return select(*arguments)
+
+    monkeypatch.setattr("rootless.api.images.selection.select", create)
+    engine = SimpleNamespace(images=images, containers=SimpleNamespace(by_id=containers), events=Events())
+    request = SimpleNamespace(query={"filters": '{"dangling": ["false"]}'})
+    trio.run(prune, cast(Engine, engine), cast(Request, request), {})
+    assert images.resolve(app.id).repo_tags == ["app:1", "app:2"]
 
 
 def test_a_read_only_store_below(tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ from rootless.model.errors import unforeseen
 def test_a_full_disk_is_no_bug() -> None:
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/data/tmp/new-1")
     assert unforeseen(full) == (
-        "No space left on device (/data/tmp/new-1); make room (rootless image prune, rootless rm)"
+        "No space left on device (/data/tmp/new-1); make room (rootless image prune, rootless rm) or set data_root to "
+        "a larger disk"
     )
     assert unforeseen(OSError(errno.EDQUOT, "Disk quota exceeded")).startswith("Disk quota exceeded; make room")
 
