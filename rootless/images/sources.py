@@ -8,8 +8,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 
-from rootless.model.reference import parse
-from rootless.registry.media import is_digest
+from rootless.model.reference import is_digest, parse
 from rootless.store import files
 from rootless.store.layout import Layout
 

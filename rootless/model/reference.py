@@ -59,7 +59,7 @@ def parse(text: str) -> Reference:
     if is_id(text):
         raise InvalidParameter(f"invalid repository name ({text}), cannot specify 64-byte hexadecimal strings")
     rest, _, digest = text.partition("@")
-    if digest and not _DIGEST.fullmatch(digest):
+    if digest and not is_digest(digest):
         raise InvalidParameter(f"invalid reference format: {text!r} has a bad digest")
     head, slash, tail = rest.partition("/")
     if slash and ("." in head or ":" in head or head == "localhost" or head != head.lower()):
@@ -83,6 +83,11 @@ def parse(text: str) -> Reference:
 def is_id(text: str) -> bool:
     """Whether it is the whole id of an image, without its algorithm."""
     return _ID.fullmatch(text) is not None
+
+
+def is_digest(value: object) -> bool:
+    """ "sha256:" and 64 digits; other algorithms are not supported."""
+    return isinstance(value, str) and _DIGEST.fullmatch(value) is not None
 
 
 def has_tag(text: str) -> bool:

@@ -16,6 +16,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from rootless.model import reference
+
 
 @dataclass(frozen=True)
 class RegistryRules:
@@ -62,6 +64,8 @@ def policy(value: object) -> Policy:
     if not isinstance(keys, dict) or not all(isinstance(path, str) and path.startswith("/") for path in keys.values()):
         raise ValueError("`signed` with patterns and absolute paths of public keys")
     lists = {name: _strings(value.get(name, []), name) for name in ("allow", "deny", "deny_digests")}
+    if wrong := [digest for digest in lists["deny_digests"] if not reference.is_digest(digest)]:
+        raise ValueError(f"`deny_digests` with digests (sha256: and 64 hexadecimal digits), not {wrong[0]!r}")
     return Policy(**lists, signed={str(pattern): Path(path) for pattern, path in keys.items()})
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from rootless.model.errors import InvalidParameter, NotFound
 from rootless.model.platforms import Platform, rank
+from rootless.model.reference import is_digest
 
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
@@ -36,12 +37,6 @@ def size_of(descriptor: Mapping[str, Any], what: str) -> int:
     if not isinstance(size, int) or isinstance(size, bool) or size < 0:
         raise InvalidParameter(f"the manifest has a {what} without size")
     return size
-
-
-def is_digest(text: str) -> bool:
-    """ "sha256:" and 64 digits; other algorithms are not supported."""
-    algorithm, _, value = text.partition(":")
-    return algorithm == "sha256" and len(value) == 64 and set(value) <= set("0123456789abcdef")
 
 
 def refuse_foreign(descriptor: Mapping[str, Any]) -> None:

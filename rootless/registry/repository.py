@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import trio
 
 from rootless.model.errors import Forbidden, InvalidParameter, NotFound, Unavailable
-from rootless.model.reference import Reference
+from rootless.model.reference import Reference, is_digest
 from rootless.registry.client import Registry
 from rootless.registry.documents import parse_json
-from rootless.registry.media import INDEXES, MANIFESTS, MAX_CONFIG_BYTES, MAX_MANIFEST_BYTES, is_digest
+from rootless.registry.media import INDEXES, MANIFESTS, MAX_CONFIG_BYTES, MAX_MANIFEST_BYTES
 from rootless.registry.transport import Answer, Broken
 
 # identity: a blob's bytes must be those its digest is of

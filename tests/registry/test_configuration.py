@@ -83,6 +83,9 @@ def test_policy_of_digests(tmp_path: Path) -> None:
         '[registries."a"]\ninsecure = "yes"',
         "[policy]\nallowed = []",
         '[policy]\nsigned = { "a" = "relative" }',
+        '[policy]\ndeny_digests = ["nonsense"]',
+        f'[policy]\ndeny_digests = ["sha256:{"0" * 64}", "{"0" * 64}"]',
+        f'[policy]\ndeny_digests = ["sha256:{"A" * 64}"]',
     ],
 )
 def test_what_is_wrong_is_named_with_its_file(tmp_path: Path, text: str) -> None:
