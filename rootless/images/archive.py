@@ -17,7 +17,8 @@ from rootless.model import reference
 from rootless.model.errors import InvalidParameter
 from rootless.model.platforms import Platform
 from rootless.registry.media import INDEXES, choose, digest_of, refuse_foreign
-from rootless.store.layout import NAME_ANNOTATION, REF_ANNOTATION, hex_of
+from rootless.store.index import NAME_ANNOTATION, REF_ANNOTATION
+from rootless.store.layout import hex_of
 
 MANIFEST_NAME = "manifest.json"
 INDEX_NAME = "index.json"

@@ -10,7 +10,7 @@ import filecmp
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,8 @@ from rootless.images.storing import diff_ids, parse_image, plain_manifest
 from rootless.model import reference
 from rootless.model.errors import RootlessError
 from rootless.store import files
-from rootless.store.layout import MANIFEST_ANNOTATION, PULLED_ANNOTATION, Layout, hex_of
+from rootless.store.index import MANIFEST_ANNOTATION, PULLED_ANNOTATION
+from rootless.store.layout import DamagedIndex, Layout, hex_of
 
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 
@@ -84,26 +85,19 @@ class Check:
     def _index(self) -> None:
         try:
             self._layout.entries()
-        except RootlessError as error:
-            self._problem(error.message.partition(";")[0], (), "", self._rebuild)
+        except DamagedIndex as error:
             if not self._mend:
                 raise
+            self._problem(error.message.rpartition(";")[0], (), "", self._rebuild)
 
     def _rebuild(self) -> None:
-        """Names are lost; the images are there."""
-        entries = []
-        for path in self._layout.blobs.iterdir():
-            if path.is_symlink() or path.name.startswith("."):
-                continue
-            try:
-                image = parse_image(self._layout, f"sha256:{path.name}")
-            except (KeyError, RootlessError):
-                continue
-            if all(self._layout.layer(layer).exists() for layer in image.layers):
-                entries.append(
-                    {"mediaType": OCI_MANIFEST, "digest": image.manifest_digest, "size": path.stat().st_size}
-                )
-        self._layout.replace_entries(entries)
+        """Names that cannot be read are lost; the images are there."""
+        self._layout.rebuild(
+            lambda: [
+                {"mediaType": OCI_MANIFEST, "digest": digest, "size": len(manifest)}
+                for digest, manifest in self._plain_manifests()
+            ]
+        )
 
     # ------------------------------------------------------------------------------------------------ one image
     def _image(self, digest: str, entries: Sequence[dict[str, Any]], staging: Path) -> None:
@@ -143,7 +137,13 @@ class Check:
         return None
 
     def _manifest_from_configurations(self, digest: str) -> Callable[[], None] | None:
-        """Ours are made from a configuration and the sizes of its layers alone."""
+        for made, manifest in self._plain_manifests():
+            if made == digest:
+                return partial(files.write_file, self._layout.blob_path(digest), manifest)
+        return None
+
+    def _plain_manifests(self) -> Iterator[tuple[str, bytes]]:
+        """(digest, manifest) of ours: they are made from a configuration and the sizes of its layers alone."""
         for path in self._layout.blobs.iterdir():
             try:
                 config = path.read_bytes() if not path.is_symlink() and path.stat().st_size < 8 << 20 else b""
@@ -154,9 +154,7 @@ class Check:
             except (OSError, ValueError, AttributeError, RootlessError):
                 continue
             manifest = plain_manifest(config, sizes)
-            if f"sha256:{hashlib.sha256(manifest).hexdigest()}" == digest:
-                return lambda: files.write_file(self._layout.blob_path(digest), manifest)
-        return None
+            yield f"sha256:{hashlib.sha256(manifest).hexdigest()}", manifest
 
     def _drop(self, manifest: str) -> None:
         with self._layout.changing() as entries:

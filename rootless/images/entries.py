@@ -13,7 +13,8 @@ from typing import Any
 from rootless.images.image import HOST_NAME
 from rootless.model import reference
 from rootless.model.errors import Conflict, InvalidParameter
-from rootless.store.layout import MANIFEST_ANNOTATION, NAME_ANNOTATION, PULLED_ANNOTATION, REF_ANNOTATION, Layout
+from rootless.store.index import MANIFEST_ANNOTATION, NAME_ANNOTATION, PULLED_ANNOTATION, REF_ANNOTATION
+from rootless.store.layout import Layout
 
 
 def place_pulled(entries: list[dict[str, Any]], entry: dict[str, Any], name: str) -> None:

@@ -25,7 +25,8 @@ from rootless.model.errors import Conflict, InvalidParameter, NotFound, Rootless
 from rootless.model.platforms import Platform, rank
 from rootless.settings import Settings
 from rootless.store import files
-from rootless.store.layout import MANIFEST_ANNOTATION, PULLED_ANNOTATION, Layout, hex_of
+from rootless.store.index import MANIFEST_ANNOTATION, PULLED_ANNOTATION
+from rootless.store.layout import Layout, hex_of
 from rootless.store.uses import Uses
 
 if TYPE_CHECKING:

@@ -32,7 +32,8 @@ from rootless.registry.media import DOCKER_LAYER, DOCKER_MANIFEST, OCI_CONFIG, O
 from rootless.registry.repository import Repository
 from rootless.registry.uploads import Uploads
 from rootless.store import files
-from rootless.store.layout import MANIFEST_ANNOTATION, PULLED_ANNOTATION, Layout, hex_of
+from rootless.store.index import MANIFEST_ANNOTATION, PULLED_ANNOTATION
+from rootless.store.layout import Layout, hex_of
 
 LAYERS_AT_ONCE = 3
 MOUNTS_TRIED = 4

@@ -16,7 +16,8 @@ from rootless.images.image import Image
 from rootless.images.storing import parse_image
 from rootless.model import reference
 from rootless.model.errors import Conflict, NotFound, RootlessError
-from rootless.store.layout import MANIFEST_ANNOTATION, PULLED_ANNOTATION, Layout, hex_of
+from rootless.store.index import MANIFEST_ANNOTATION, PULLED_ANNOTATION
+from rootless.store.layout import Layout, hex_of
 from rootless.store.uses import Uses
 
 _MIN_ID_PREFIX = 4

@@ -21,7 +21,8 @@ from rootless.model.errors import InvalidParameter, RootlessError, disk_trouble
 from rootless.registry.documents import parse_json as parse_json  # for its callers too
 from rootless.registry.media import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST
 from rootless.store import files
-from rootless.store.layout import MANIFEST_ANNOTATION, PULLED_ANNOTATION, Layout, hex_of
+from rootless.store.index import MANIFEST_ANNOTATION, PULLED_ANNOTATION
+from rootless.store.layout import Layout, hex_of
 
 BATCH_BYTES = 512 << 10  # a worker thread is asked once for so much: asking costs 0.1 ms
 Progress = Callable[[dict[str, Any]], None]

@@ -24,20 +24,22 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from rootless.model.errors import RootlessError
-from rootless.store import files
+from rootless.store import files, index
+from rootless.store.index import MANIFEST_ANNOTATION
 
-NAME_ANNOTATION = "io.containerd.image.name"
-REF_ANNOTATION = "org.opencontainers.image.ref.name"
-PULLED_ANNOTATION = "io.rootless.pulled"  # repository@digest an image was pulled as; the digest may be an index's
-MANIFEST_ANNOTATION = "io.rootless.manifest"  # digest of the registry's manifest of this image, a blob of ours
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
 HOLDS = "holds"
+_REPAIR = "`rootless system check --repair` makes it anew"
+
+
+class DamagedIndex(RootlessError):
+    """An index.json that has to be made anew (Layout.rebuild)."""
 
 
 class Layout:
@@ -63,7 +65,7 @@ class Layout:
                 files.write_file(self.images / "oci-layout", b'{"imageLayoutVersion": "1.0.0"}')
             if not self._index.exists():
                 with files.locked(self.images / "lock"):
-                    if not self._index.exists():
+                    if not self._index.exists() and not self._has_images():
                         self._write([])
             if left := list(self.images.glob(".*.*")):  # of an index.json whose writer was killed
                 with files.locked(self.images / "lock"):
@@ -115,11 +117,13 @@ class Layout:
 
     # ------------------------------------------------------------------------------------------------ names
     def entries(self) -> list[dict[str, Any]]:
-        """The descriptors of index.json. An entry without the name annotation is an untagged image."""
+        """The descriptors of index.json. An entry without the name annotation is an untagged image.
+
+        Raises DamagedIndex, also where it is missing beside images, and RootlessError where it cannot be read."""
         try:
             status = os.stat(self._index)
-        except (FileNotFoundError, NotADirectoryError):
-            return []
+        except OSError:
+            return self._read_entries()
         seen = status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size
         if seen != self._read[0]:
             self._read = seen, self._read_entries()
@@ -131,14 +135,27 @@ class Layout:
         self._read = (), []
 
     def _read_entries(self) -> list[dict[str, Any]]:
-        try:
-            value = json.loads(self._index.read_bytes())
-        except FileNotFoundError:
+        data = self._read_index()
+        if data is None:
+            if self._has_images():
+                raise DamagedIndex(f"{self._index} is missing, and there are images; {_REPAIR}")
             return []
+        try:
+            return index.parse(data)
         except ValueError as error:
-            raise RootlessError(f"{self._index} is damaged: {error}; `rootless system check` mends it") from error
-        manifests = value.get("manifests", []) if isinstance(value, dict) else []
-        return [entry for entry in manifests if isinstance(entry, dict) and isinstance(entry.get("digest"), str)]
+            raise DamagedIndex(f"{self._index} is damaged ({error}); {_REPAIR}") from error
+
+    def _read_index(self) -> bytes | None:
+        try:
+            return self._index.read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise RootlessError(f"cannot read {self._index}: {error.strerror}") from error
+
+    def _has_images(self) -> bool:
+        """Whether a missing index.json is a loss: nothing may be removed then for not being in it."""
+        return any(directory.is_dir() and _visible(directory) for directory in (self.blobs, self.layers))
 
     @contextmanager
     def changing(self) -> Iterator[list[dict[str, Any]]]:
@@ -157,10 +174,13 @@ class Layout:
                     with contextlib.suppress(OSError, RootlessError):  # `collect` comes by here again
                         self.blob_path(digest).unlink()
 
-    def replace_entries(self, entries: list[dict[str, Any]]) -> None:
-        """In the place of an index.json that cannot be read."""
+    def rebuild(self, found: Callable[[], list[dict[str, Any]]]) -> None:
+        """Write an index.json in the place of a damaged one: what can be used of it, and those `found` that are not in
+        it. Raises RootlessError."""
         with files.locked(self.images / "lock"):
-            self._write(entries)
+            kept = index.salvage(self._read_index() or b"")
+            digests = {entry["digest"] for entry in kept}
+            self._write([*kept, *(entry for entry in found() if entry["digest"] not in digests)])
 
     def _write(self, entries: list[dict[str, Any]]) -> None:
         made = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries}
