@@ -8,6 +8,7 @@ import time
 import traceback
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
+from functools import partial
 from typing import Any
 
 import trio
@@ -21,8 +22,10 @@ from rootless.images.image import Image, seconds
 from rootless.images.importing import ImportRequest
 from rootless.images.storing import Progress
 from rootless.model import platforms, reference
-from rootless.model.errors import Conflict, InvalidParameter, NotFound, RootlessError, unforeseen
+from rootless.model.errors import Conflict, InvalidParameter, NotFound, RootlessError, is_full, unforeseen
 from rootless.store.uses import ID_LETTERS
+
+ROOM_TRIES, ROOM_POLL_SECONDS = 20, 0.05
 
 
 async def list_images(engine: Engine, request: Request, parameters: dict[str, str]) -> Response:
@@ -268,14 +271,37 @@ async def remove(engine: Engine, request: Request, parameters: dict[str, str]) -
     return json_response(await _remove(engine, image, name, force=request.flag("force"), stopped=stopped))
 
 
+def _has_twin(engine: Engine, image: Image) -> bool:
+    """Whether there is another on the same mount, which is perhaps starting."""
+    return any(other.layers == image.layers and other.id != image.id for other in engine.images.all())
+
+
+async def _once_there_is_room(remove: Callable[[], Awaitable[list[dict[str, str]]]]) -> list[dict[str, str]]:
+    """A server that is not needed any more holds the room of its index until it has left."""
+    for _ in range(ROOM_TRIES):
+        await trio.sleep(ROOM_POLL_SECONDS)
+        try:
+            return await remove()
+        except RootlessError as error:
+            if not is_full(error.__cause__):
+                raise
+    return await remove()
+
+
 async def _remove(
     engine: Engine, image: Image, name: str, *, force: bool, stopped: frozenset[str] = frozenset()
 ) -> list[dict[str, str]]:
     """See Images.remove."""
     mounted = engine.images.source(image).key
-    done = await engine.images.remove(name, force=force, stopped=stopped)
-    twins = any(other.layers == image.layers for other in engine.images.all())  # on the same mount, perhaps starting
-    if any("Deleted" in row for row in done) and not twins:
+    remove = partial(engine.images.remove, name, force=force, stopped=stopped)
+    try:
+        done = await remove()
+    except RootlessError as error:
+        if not is_full(error.__cause__) or _has_twin(engine, image) or image.id in dict(engine.images.uses.all()):
+            raise
+        await engine.link.unmount(mounted)
+        done = await _once_there_is_room(remove)
+    if any("Deleted" in row for row in done) and not _has_twin(engine, image):
         await engine.link.unmount(mounted)
     for row in done:
         action, name = next(iter(row.items()))

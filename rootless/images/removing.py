@@ -15,7 +15,7 @@ from rootless.images.entries import name_of, origin_of
 from rootless.images.image import Image
 from rootless.images.storing import parse_image
 from rootless.model import reference
-from rootless.model.errors import Conflict, NotFound, RootlessError
+from rootless.model.errors import Conflict, NotFound, RootlessError, is_full
 from rootless.store.index import MANIFEST_ANNOTATION, PULLED_ANNOTATION
 from rootless.store.layout import Layout, hex_of
 from rootless.store.uses import Uses
@@ -27,7 +27,19 @@ _ANSWERED_SECONDS = 0.05  # by then the client has what was removed: an answer t
 def remove_image(
     layout: Layout, uses: Uses, image: Image, text: str, force: bool, stopped: frozenset[str]
 ) -> list[dict[str, str]]:
-    """See Images.remove. Blocking. Raises NotFound, Conflict."""
+    """See Images.remove. Blocking. Raises NotFound, Conflict, RootlessError (disk)."""
+    try:
+        return _remove(layout, uses, image, text, force, stopped, spend=False)
+    except RootlessError as error:
+        if not is_full(error.__cause__):
+            raise
+        return _remove(layout, uses, image, text, force, stopped, spend=True)
+
+
+def _remove(
+    layout: Layout, uses: Uses, image: Image, text: str, force: bool, stopped: frozenset[str], *, spend: bool
+) -> list[dict[str, str]]:
+    """`spend`: a full disk has no room for an index.json without the image; what can be made anew of it gives some."""
     by_id = hex_of(image.id).startswith(text.removeprefix("sha256:")) and len(text) >= _MIN_ID_PREFIX
     with layout.changing() as entries:
         mine = [entry for entry in entries if entry["digest"] == image.manifest_digest]
@@ -58,6 +70,8 @@ def remove_image(
         if last and not delete:
             bare = {key: value for key, value in going[0].items() if key != "annotations"}
             entries.append(bare)  # what its containers need stays, without a name
+        if delete and spend:
+            layout.unindex(image.layers)
         gone = digests - _digests(one for one in entries if one["digest"] == image.manifest_digest)
     done = [{"Untagged": reference.parse(name).familiar} for name in (*_names(going), *sorted(gone))]
     if delete:

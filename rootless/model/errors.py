@@ -5,6 +5,7 @@ and where possible what to do about it."""
 from __future__ import annotations
 
 import errno
+from typing import TypeGuard
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -54,16 +55,20 @@ class StartError(RootlessError):
         self.exit_code = exit_code
 
 
+def is_full(error: BaseException | None) -> TypeGuard[OSError]:
+    """Whether a disk, or what a user may have of it, is."""
+    return isinstance(error, OSError) and error.errno in _FULL
+
+
 def disk_trouble(error: OSError) -> str:
     """What a disk says, where, and what can be done if it is full."""
     where = f" ({error.filename})" if error.filename else ""
-    full = error.errno in _FULL
-    hint = "; make room (rootless image prune, rootless rm) or set data_root to a larger disk" if full else ""
+    hint = "; make room (rootless image prune, rootless rm) or set data_root to a larger disk" if is_full(error) else ""
     return f"{error.strerror}{where}{hint}"
 
 
 def unforeseen(error: Exception) -> str:
     """What is said of an error that nobody has put into words: a bug, but for a full disk, which may show anywhere."""
-    if isinstance(error, OSError) and error.errno in _FULL:
+    if is_full(error):
         return disk_trouble(error)
     return f"internal error: {type(error).__name__}: {error}"

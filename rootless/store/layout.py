@@ -242,13 +242,20 @@ class Layout:
                 continue
         return found
 
+    def unindex(self, diff_ids: Sequence[str]) -> None:
+        """Make room: remove the tree of these layers and their indexes (a single one's is the same file), which whoever
+        else needs them makes anew. Raises OSError."""
+        (self.trees / hex_of(chain_id(diff_ids))).unlink(missing_ok=True)
+        for diff_id in diff_ids:
+            (self.layers / hex_of(diff_id) / "index").unlink(missing_ok=True)
+
     def sweep(self, blobs: Collection[str], layers: Collection[str], trees: Collection[str]) -> tuple[list[str], Path]:
         """Take what is not in these (names of files) out of sight, under the lock. Returns the layers' diff ids and a
         directory to remove when the lock is given back."""
-        dead = Path(tempfile.mkdtemp(prefix="dead-", dir=self.temporary))
         for path in (*_visible(self.blobs), *_visible(self.trees)):
             if path.name not in (blobs if path.parent == self.blobs else trees):
                 path.unlink(missing_ok=True)
+        dead = Path(tempfile.mkdtemp(prefix="dead-", dir=self.temporary))  # which wants room
         removed = []
         for path in _visible(self.layers):
             if path.name not in layers:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import resource
 import shutil
 import subprocess
@@ -189,6 +191,70 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, what: str, limit: int) -> No
     assert {path: path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()} == before
     assert store(tmp_path).resolve("base:1").repo_tags == ["base:1"]
     assert list(images.layout.temporary.iterdir()) == []
+
+
+@pytest.mark.parametrize("layers", [[BOTTOM], [TOP, BOTTOM]])
+@pytest.mark.parametrize("force", [True, False])
+def test_an_image_is_removed_where_the_disk_is_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layers: list[bytes], force: bool
+) -> None:
+    """Its tree has the room that index.json wants: that of one layer is a link to the layer's own index."""
+    images = store(tmp_path)
+    load(images, docker_archive(layers, ["app:1", "app:2"]))
+    load(images, docker_archive([TOP], ["other:1"]))
+    app, before, write = images.resolve("app:1"), everything(tmp_path), files.write_file
+    takes_the_room = images.source(app).tree.stat().st_ino
+
+    def write_file(path: Path, data: bytes) -> None:
+        if takes_the_room in {other.lstat().st_ino for other in tmp_path.rglob("*")}:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(path, data)
+
+    monkeypatch.setattr(files, "write_file", write_file)
+    with pytest.raises(RootlessError, match=r"index\.json: No space left on device"):
+        trio.run(lambda: images.remove("app:2", force=force))
+    images.uses.add("c" * 64, app.id)
+    with pytest.raises(RootlessError, match="No space left"):  # it only loses its names, so that it may take nothing
+        trio.run(lambda: images.remove(app.id, force=True, stopped=frozenset({"c" * 12})))
+    images.uses.remove("c" * 64)
+    assert everything(tmp_path) - {"data/uses"} <= before | {f"data/uses/{images.uses._mine.name}"}
+    done = trio.run(lambda: images.remove(app.id, force=True))
+    assert {"Deleted": sha256(BOTTOM)} in done
+    assert [path.name for path in images.layout.layers.iterdir()] == [sha256(TOP)[7:]]
+    other = images.resolve("other:1")
+    source = trio.run(images.sound_source, other)
+    assert open_tree(source.tree, source.layers, other.layers).read_file(b"etc/new", 4) == b"new\n"
+
+
+def test_prune_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their servers hold the trees open, and leave in their time."""
+    images = store(tmp_path)
+    for name, layers in ("a:1", [BOTTOM]), ("b:1", [TOP]), ("c:1", [BOTTOM, TOP]):
+        load(images, docker_archive(layers, [name]))
+    write = files.write_file
+
+    mounted = {images.source(image).key for image in images.all()[:3]}
+    tries = 0
+
+    def write_file(path: Path, data: bytes) -> None:
+        nonlocal tries
+        trees, entries = len(list(images.layout.trees.iterdir())), len(images.layout.entries())
+        tries += trees < entries
+        if trees == entries or trees < len(mounted) or tries % 4:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(path, data)
+
+    monkeypatch.setattr(files, "write_file", write_file)
+
+    async def unmount(key: str) -> None:
+        mounted.discard(key)
+
+    link = SimpleNamespace(unmount=unmount)
+    engine = SimpleNamespace(images=images, containers=SimpleNamespace(by_id={}), events=Events(), link=link)
+    request = SimpleNamespace(query={"filters": '{"dangling": ["false"]}'})
+    trio.run(prune, cast(Engine, engine), cast(Request, request), {})
+    assert images.layout.entries() == []
+    assert list(images.layout.layers.iterdir()) == []
 
 
 def test_before_and_since_see_fractions_of_a_second(tmp_path: Path) -> None:
