@@ -16,8 +16,12 @@ from typing import Any
 
 import pytest
 
+from rootless.cli.manifest_lists import Lists
 from rootless.client.frames import STDERR, STDOUT, frame
 from rootless.client.testing import Answer, FakeEngine, Received
+from rootless.model import reference
+from rootless.registry.lists import Member
+from rootless.registry.media import DOCKER_MANIFEST
 
 ID = "abc123" + "0" * 58
 TOP = Path(__file__).parent.parent.parent
@@ -164,6 +168,32 @@ def test_complaints_and_exit_codes(engine: FakeEngine, words: list[str], code: i
     done = rootless(engine, *words)
     assert done[0] == code
     assert text in done[2]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--arch", "bogus"], "linux/bogus"),
+        (["--os", "bogus"], "bogus/amd64"),
+        (["--os", "windows", "--arch", "s390x"], "windows/s390x"),
+        (["--variant", "v8", "--arch", "arm64"], ""),
+        (["--os", "windows"], ""),
+        (["--os-version", "1"], ""),
+    ],
+)
+def test_platforms_that_a_manifest_list_may_say(
+    engine: FakeEngine, tmp_path: Path, words: list[str], said: str
+) -> None:
+    lists, name, image = Lists(tmp_path), reference.parse("all:1"), reference.parse("one:1")
+    lists.put(name, Member(image, DOCKER_MANIFEST, b"{}", {"os": "linux", "architecture": "amd64"}))
+    code, _, err = rootless(engine, "--config", str(tmp_path), "manifest", "annotate", *words, "all:1", "one:1")
+    platform = lists.members(name)[0].platform
+    if said:
+        assert (code, err) == (1, f"manifest entry for image has unsupported os/arch combination: {said}\n")
+        assert platform == {"os": "linux", "architecture": "amd64"}
+    else:
+        assert (code, err) == (0, "")
+        assert platform != {"os": "linux", "architecture": "amd64"}
 
 
 def test_help_names_every_flag(engine: FakeEngine) -> None:

@@ -8,7 +8,19 @@ from rootless.cli.command import command as declare
 from rootless.cli.command import flag
 from rootless.cli.invocation import Invocation
 from rootless.model import reference
-from rootless.model.errors import NotFound
+from rootless.model.errors import InvalidParameter, NotFound
+
+_ARCHITECTURES = {  # docker's: what it takes, by operating system
+    "darwin": "386 amd64 arm arm64",
+    "dragonfly": "amd64",
+    "freebsd": "386 amd64 arm",
+    "linux": "386 amd64 arm arm64 mips64 mips64le ppc64le riscv64 s390x",
+    "netbsd": "386 amd64 arm",
+    "openbsd": "386 amd64 arm",
+    "plan9": "386 amd64",
+    "solaris": "amd64",
+    "windows": "386 amd64",
+}
 
 
 @declare("annotate", "MANIFEST_LIST MANIFEST", (2, 2))
@@ -41,4 +53,8 @@ def command(
         "os.version": os_version,
         "variant": variant,
     }
-    kept.put(name, replace(member, platform={**member.platform, **{key: word for key, word in said.items() if word}}))
+    platform = {**member.platform, **{key: word for key, word in said.items() if word}}
+    system, architecture = str(platform.get("os", "")), str(platform.get("architecture", ""))
+    if architecture not in _ARCHITECTURES.get(system, "").split():
+        raise InvalidParameter(f"manifest entry for image has unsupported os/arch combination: {system}/{architecture}")
+    kept.put(name, replace(member, platform=platform))
