@@ -39,6 +39,8 @@ def create(invocation: Invocation, words: Sequence[str], options: Mapping[str, A
     try:
         if options["pull"] not in ("always", "missing", "never", "lazy"):
             raise InvalidParameter(f"invalid pull option: '{options['pull']}': must be one of always, missing or never")
+        if not image or options["pull"] == "always":
+            _check_reference(image)
         if options["pull"] == "always":
             _pull(invocation, image, options)
         try:
@@ -46,7 +48,7 @@ def create(invocation: Invocation, words: Sequence[str], options: Mapping[str, A
         except ApiError as error:
             if error.status != 404 or not _is_missing(error.message) or options["pull"] not in ("missing", "lazy"):
                 raise
-            reference.parse(image)  # what can be none is refused before anything is said of pulling it
+            _check_reference(image)  # what can be none is refused before anything is said of pulling it
             if not options["quiet"]:
                 invocation.complain(f"Unable to find image '{_with_tag(image)}' locally")
             _pull(invocation, image, options)
@@ -181,6 +183,14 @@ def _pull(invocation: Invocation, image: str, options: Mapping[str, Any]) -> Non
     from rootless.cli.pulling import pull
 
     pull(invocation, image, options["platform"], quiet=options["quiet"], progress_fd=2, lazy=options["pull"] == "lazy")
+
+
+def _check_reference(image: str) -> None:
+    """Raises RootlessError: docker's `create` ends with 1 then, its `run` as for everything else."""
+    try:
+        reference.parse(image)
+    except InvalidParameter as error:
+        raise RootlessError(error.message) from error
 
 
 def _is_missing(said: str) -> bool:

@@ -170,6 +170,27 @@ def test_complaints_and_exit_codes(engine: FakeEngine, words: list[str], code: i
     assert text in done[2]
 
 
+@pytest.mark.parametrize("pull", ["missing", "always"])
+@pytest.mark.parametrize(
+    ("image", "text"),
+    [
+        ("", "invalid reference format"),
+        ("UPPER", "invalid reference format: repository name (library/UPPER) must be lowercase"),
+        ("bb:", "invalid reference format"),
+        ("a b", "invalid reference format"),
+    ],
+)
+def test_what_can_be_no_image(engine: FakeEngine, image: str, text: str, pull: str) -> None:
+    """docker's `create` and `run` end differently."""
+    engine.answers["POST /containers/create"] = Answer({"message": f"No such image: {image}"}, 404)
+    assert rootless(engine, "create", "--pull", pull, image)[0] == 1
+    code, out, err = rootless(engine, "run", "--pull", pull, image)
+    assert (code, out) == (125, "")
+    assert err.startswith(f"rootless: {text}")
+    assert rootless(engine, "create", "--pull", pull, image)[2].startswith(text)
+    assert rootless(engine, "create", "--pull", "sometimes", image)[0] == 125
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
