@@ -200,7 +200,7 @@ class LazyImages:
     ) -> LazyImage:
         await self._listen()
         wanted = repository.wanted
-        found = await pulling.find(access, repository, platform, progress)
+        found = await pulling.find(self._layout, access, repository, platform, progress)
         layers: dict[str, Path] = {}
 
         async def open_one(descriptor: Mapping[str, object], diff_id: str) -> None:

@@ -26,7 +26,7 @@ from rootless.model.reference import Reference
 from rootless.registry import policy
 from rootless.registry.access import Access, Endpoint
 from rootless.registry.client import Registry
-from rootless.registry.media import MANIFESTS, choose, digest_of, refuse_foreign, size_of
+from rootless.registry.media import MANIFESTS, MAX_CONFIG_BYTES, choose, digest_of, refuse_foreign, size_of
 from rootless.registry.repository import Manifest, Repository
 from rootless.registry.transport import Broken
 from rootless.store import files
@@ -127,9 +127,11 @@ async def opened(
 
 
 async def find(
-    access: Access, repository: Repository, platform: Platform | None, progress: Progress | None = None
+    layout: Layout, access: Access, repository: Repository, platform: Platform | None, progress: Progress | None = None
 ) -> Found:
-    """The manifest and configuration for a platform, both verified. Raises NotFound, InvalidParameter, Forbidden."""
+    """The manifest and configuration for a platform, both verified; a configuration that is here is not fetched.
+
+    Raises NotFound, InvalidParameter, Forbidden."""
     wanted = repository.wanted
     manifest = await repository.manifest(wanted.digest or wanted.tag)
     if progress is not None:
@@ -144,7 +146,7 @@ async def find(
     if manifest.kind not in MANIFESTS:
         raise InvalidParameter(f"{wanted.familiar} is of a kind that cannot be run: {manifest.kind or 'unknown'}")
     parts = parse_json(manifest.data, "the manifest")
-    config = await repository.small_blob(digest_of(parts.get("config"), "configuration"))
+    config = await _configuration(layout, repository, digest_of(parts.get("config"), "configuration"))
     said = parse_json(config, "the image's configuration")
     layers, descriptors = diff_ids(said), parts.get("layers")
     if not isinstance(descriptors, list) or len(descriptors) != len(layers):
@@ -157,6 +159,15 @@ async def find(
     if platform is not None and not from_index:
         _check_platform(wanted, said, platform)
     return Found(manifest, config, descriptors, layers, shown)
+
+
+async def _configuration(layout: Layout, repository: Repository, digest: str) -> bytes:
+    path = layout.blob_path(digest)
+    with suppress(OSError, KeyError, RootlessError):
+        # a layer's digest may be given for it, and that is a link to something large
+        if not path.is_symlink() and path.stat().st_size <= MAX_CONFIG_BYTES:
+            return await trio.to_thread.run_sync(layout.blob, digest)
+    return await repository.small_blob(digest)
 
 
 async def distribution(access: Access, wanted: Reference, auth: Mapping[str, str] | None) -> dict[str, Any]:
@@ -190,7 +201,7 @@ async def _pull(
     layout: Layout, access: Access, repository: Repository, platform: Platform | None, progress: Progress
 ) -> str:
     wanted = repository.wanted
-    found = await find(access, repository, platform, progress)
+    found = await find(layout, access, repository, platform, progress)
     try:
         image_id, new = await _store(layout, repository, found, progress)
     except RootlessError as error:

@@ -113,6 +113,37 @@ def test_a_blob_that_is_not_what_it_should_be_leaves_nothing(tmp_path: Path, fau
         assert_whole(images, name)
 
 
+def test_a_configuration_that_is_here_is_not_fetched_again(tmp_path: Path) -> None:
+    with faulty_registry() as server:
+        name, _ = big(server)
+        images = store(tmp_path)
+        pull(images, name)
+        server.faults.seen.clear()
+        pull(images, name)
+        assert server.faults.paths("/blobs/") == []
+        assert len(server.faults.seen) == len(server.faults.paths("/manifests/")) == 1
+        config = images.layout.blob_path(images.resolve(name).id)
+        config.write_bytes(b"{}")
+        pull(images, name)
+        assert server.faults.paths("/blobs/") == [f"/v2/app/blobs/sha256:{config.name}"]
+
+
+def test_a_layer_that_is_here_is_no_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be many gigabytes: it is asked for as any other, and refused as that."""
+    with faulty_registry() as server:
+        name, _ = big(server)
+        images = store(tmp_path)
+        pull(images, name)
+        config = server.manifests["1"].replace(images.resolve(name).id.encode(), sha256(BIG).encode())
+        server.manifests["2"] = server.manifests[sha256(config)] = config
+        monkeypatch.setattr(images.layout, "blob", None)
+        with pytest.raises(NotFound, match=sha256(BIG)):
+            pull(images, f"{server.address}/app:2")
+        server.blobs[sha256(BIG)] = BIG
+        with pytest.raises(InvalidParameter, match="configuration"):
+            pull(images, f"{server.address}/app:2")
+
+
 @pytest.mark.parametrize("status", [429, 500, 503])
 def test_too_many_requests_and_failures_that_pass_are_waited_for(tmp_path: Path, status: int) -> None:
     with faulty_registry() as server:
