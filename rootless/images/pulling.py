@@ -366,9 +366,11 @@ async def _download(
             await turn.finish()
             await trio.to_thread.run_sync(finish)
             return
-        except InvalidParameter:
+        except InvalidParameter as error:
             if not start:
-                raise
+                if digest in error.message:
+                    raise
+                raise InvalidParameter(f"layer {digest} from {repository.registry.host}: {error.message}") from error
             start = size + 1  # what was kept may be what is wrong
 
 

@@ -113,6 +113,16 @@ def test_a_blob_that_is_not_what_it_should_be_leaves_nothing(tmp_path: Path, fau
         assert_whole(images, name)
 
 
+@pytest.mark.parametrize("kind", [GZIP, ZSTD, PLAIN])
+def test_a_damaged_layer_is_named_with_its_registry(tmp_path: Path, kind: str) -> None:
+    with faulty_registry(Faults(damage=lambda data: data[:100] + bytes(range(200)) + data[300:])) as server:
+        name, packed = big(server, kind)
+        with pytest.raises(InvalidParameter) as refused:
+            pull(store(tmp_path), name)
+        assert server.address in refused.value.message
+        assert sha256(packed) in refused.value.message
+
+
 def test_a_configuration_that_is_here_is_not_fetched_again(tmp_path: Path) -> None:
     with faulty_registry() as server:
         name, _ = big(server)
