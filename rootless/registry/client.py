@@ -4,6 +4,7 @@ What the requests are about is said by `repository` (pull), `uploads` (push) and
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -34,8 +35,21 @@ class Patience:
         """After the first failure, the second …; what the registry says counts (RFC 9110 10.2.3). None: give up."""
         if failures >= self.attempts:
             return None
-        asked = float(retry_after) if retry_after.isdecimal() and len(retry_after) < 6 else 0.0
-        return min(MAX_WAIT_SECONDS, max(asked, self.backoff_seconds * 2.0 ** (failures - 1)))
+        return min(MAX_WAIT_SECONDS, max(_asked(retry_after), self.backoff_seconds * 2.0 ** (failures - 1)))
+
+
+def _asked(retry_after: str) -> float:
+    """Seconds; given as such or as a date (RFC 9110 5.6.7), 0 where it is neither."""
+    if retry_after.isdecimal():
+        return float(retry_after) if len(retry_after) < 6 else 0.0
+    if not retry_after:
+        return 0.0
+    from email.utils import parsedate_to_datetime
+
+    try:
+        return max(0.0, parsedate_to_datetime(retry_after).timestamp() - time.time())
+    except (ValueError, OverflowError):
+        return 0.0
 
 
 class Registry:
