@@ -94,7 +94,7 @@ def _special(upper: Upper, lower: Lower, place: int, name: bytes, mode: int) -> 
         os.mknod(name, mode, fields[13], dir_fd=upper.work)
     uid, gid = fields[11], fields[12]
     if uid or gid:
-        upper.give(upper.work, name, uid, gid)
+        upper.give(upper.work, name, uid, gid, bare=True)
     if not stat.S_ISLNK(mode):
         os.chmod(name, stat.S_IMODE(mode), dir_fd=upper.work)
     set_times(upper.work, name, *_times(fields))
@@ -105,7 +105,7 @@ def _dress(upper: Upper, lower: Lower, place: int, fd: int, nodeid: int) -> None
     fields = w.ATTR.unpack(lower.attributes(place))
     mode, uid, gid = fields[9], fields[11], fields[12]
     if uid or gid:
-        upper.give(fd, None, uid, gid)
+        upper.give(fd, None, uid, gid, bare=True)
     real = lower.owner(place)
     if real != (uid, gid):
         os.setxattr(fd, marks.OWNER, marks.owner_value(marks.Owner(*real, mode)))

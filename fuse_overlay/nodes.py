@@ -93,10 +93,11 @@ class Directory:
 class File:
     """Anything but a directory: in the upper (`inode` there), or of a lower layer and unlinked while in use
     (`inode` 0). `places` are the names it is known by; `fd` is open for data, or -1; `shown` is its st_ino. `kept`: the
-    descriptor is all that is left of it. `final`: the last attributes of what left no descriptor. `bare`: made
-    by this server, and given no xattr since."""
+    descriptor is all that is left of it. `final`: the last attributes of what left no descriptor for data. `bare`: made
+    by this server, and given no xattr since. `held`: of what is no regular file and loses its name, a descriptor
+    (O_PATH) that keeps its inode from being given to another, or -1."""
 
-    __slots__ = ("bare", "fd", "final", "id", "inode", "kept", "lookups", "mode", "places", "shown")
+    __slots__ = ("bare", "fd", "final", "held", "id", "inode", "kept", "lookups", "mode", "places", "shown")
 
     def __init__(self, number: int, inode: int, mode: int, shown: int) -> None:
         self.id = number
@@ -104,7 +105,7 @@ class File:
         self.mode = mode
         self.shown = shown
         self.places: list[tuple[Directory, bytes]] = []
-        self.fd = -1
+        self.fd = self.held = -1
         self.lookups = 0
         self.kept = False
         self.final = b""

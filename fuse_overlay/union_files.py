@@ -134,7 +134,7 @@ class Files:
                 os.ftruncate(fd, size)
         if valid & (w.FATTR_UID | w.FATTR_GID):
             owner = uid if valid & w.FATTR_UID else -1, gid if valid & w.FATTR_GID else -1
-            self._upper.give(fd, name, *owner)
+            self._upper.give(fd, name, *owner, bare=isinstance(node, File) and node.bare)
         if valid & w.FATTR_MODE:
             if name is None:
                 os.fchmod(fd, mode & 0o7777)
@@ -158,7 +158,7 @@ class Files:
     def readlink(self, unique: int, nodeid: int, _body: bytes) -> None:
         node = self._tree.node(nodeid)
         if isinstance(node, File) and node.inode:
-            fd, name = self._upper.place(node)
+            fd, name = (node.held, b"") if node.held >= 0 else self._upper.place(node)
             self._device.reply(unique, os.readlink(name, dir_fd=fd))
             return
         lower, place = self._tree.lower_of(nodeid)

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from fuse_overlay.attributes import with_links
 from fuse_overlay.device import Device
-from fuse_overlay.nodes import Directory, File
+from fuse_overlay.nodes import UPPER_ID, Directory, File
 from fuse_overlay.union import decisions, marks
 from fuse_overlay.union_tree import Node, UnionTree
 from fuse_overlay.upper import RENAME_EXCHANGE, rename2
@@ -33,7 +33,6 @@ class Names:
         self._upper = tree.upper
         self._device = device
         self._aside = Directory(0, tree.root, b"", [])  # stands for the work directory, where unlinked files wait
-        self._kept = 0
 
     # ------------------------------------------------------------------------------------------------ making
     def make_file(
@@ -143,8 +142,7 @@ class Names:
         fd = os.open(b".", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, mode & 0o7777, dir_fd=parent)
         status = self._give(fd, None, parent, mode, False)
         file = self._tree.new_file(status)
-        file.fd, file.kept = fd, True
-        self._kept += 1
+        self._upper.keep_file(file, fd)
         return file, status
 
     def _made(self, directory: Directory, name: bytes, status: os.stat_result, fd: int) -> tuple[File, os.stat_result]:
@@ -167,7 +165,7 @@ class Names:
             gid = above.st_gid
         changed = (status.st_uid, status.st_gid) != (uid, gid)
         if changed:
-            self._upper.give(fd, name, uid, gid)
+            self._upper.give(fd, name, uid, gid, bare=True)
         if stat.S_ISDIR(mode) and inherited:
             mode |= stat.S_ISGID
         if not stat.S_ISLNK(mode) and mode & 0o6000:  # chown has cleared them
@@ -221,7 +219,9 @@ class Names:
             return
         if not stat.S_ISREG(file.mode):
             file.final = with_links(self._tree.attributes(file), 1)
-        elif self._kept < self._upper.most_kept:
+            if file.id & UPPER_ID:
+                self._upper.hold(file)
+        elif self._upper.may_keep:
             self._upper.file_fd(file)
         else:
             parent = self._upper.directory_fd(directory)
@@ -232,8 +232,7 @@ class Names:
     def _after_loss(self, file: File, directory: Directory, name: bytes) -> None:
         file.places.remove((directory, name))
         if not file.places and file.fd >= 0:
-            self._upper.keep_for_ever(file)
-            self._kept += 1
+            self._upper.keep_file(file, file.fd)
 
     def rmdir(self, directory: Directory, name: bytes) -> None:
         tree, upper = self._tree, self._upper
@@ -243,7 +242,7 @@ class Names:
         if not isinstance(node, Directory):
             raise OSError(errno.ENOTDIR, "not a directory")
         decision = _allowed(decisions.removal(self._seen(directory, name, node)))
-        final = with_links(tree.attributes(node), 1 << 32)
+        final = self._before_removal(node)
         parent = tree.upper_fd(directory)
         if decision is decisions.Removal.HIDE:
             upper.whiteout(parent, name)
@@ -253,9 +252,18 @@ class Names:
             upper.take_away(parent, name)
         self._directory_gone(directory, name, node, final)
 
+    def _before_removal(self, node: Directory) -> bytes:
+        """Its last attributes."""
+        if node.id & UPPER_ID:
+            self._upper.directory_fd(node)  # to be kept
+        return with_links(self._tree.attributes(node), 1 << 32)
+
     def _directory_gone(self, directory: Directory, name: bytes, node: Directory, final: bytes) -> None:
         node.gone, node.final = True, final
-        self._upper.close_directory(node)
+        if node.id & UPPER_ID:
+            self._upper.keep_directory(node)
+        else:
+            self._upper.close_directory(node)
         self._tree.listings.drop(node)
         node.set_names({}, [])
         node.lowers = []
@@ -277,6 +285,7 @@ class Names:
             node = tree.copy_up(source, name, node)
         if plan.exchange and isinstance(replaced, int):
             replaced = tree.copy_up(target, new_name, replaced)
+        final = self._before_removal(replaced) if isinstance(replaced, Directory) and not plan.exchange else b""
         tree.upper_fd(source)
         target_fd = tree.upper_fd(target)
         source_fd = tree.upper_fd(source)
@@ -291,13 +300,10 @@ class Names:
             self._settle(node, source, name, target, new_name)
             self._settle(replaced, target, new_name, source, name)
             return
-        final = b""
         if isinstance(replaced, File):
             self._before_loss(replaced, target, new_name)
-        elif isinstance(replaced, Directory):
-            final = with_links(tree.attributes(replaced), 1 << 32)
-            if plan.empty_target:
-                self._empty(replaced, target_fd, new_name)
+        elif isinstance(replaced, Directory) and plan.empty_target:
+            self._empty(replaced, target_fd, new_name)
         self._rename(source_fd, name, target_fd, new_name, plan.leave_whiteout, isinstance(node, Directory))
         if isinstance(replaced, File):
             self._after_loss(replaced, target, new_name)
@@ -370,9 +376,7 @@ class Names:
         file.final = b""
         directory.put(name, file)
         if file.kept:
-            file.kept = False
-            self._kept -= 1
-            self._upper.keep_open(file, file.fd)
+            self._upper.keep_open_again(file)
         return self._tree.file_status(file)
 
     def _link(self, file: File, parent: int, name: bytes) -> None:
@@ -381,10 +385,6 @@ class Names:
             os.link(own, name, src_dir_fd=source, dst_dir_fd=parent, follow_symlinks=False)
         else:
             os.link(b"/proc/self/fd/%d" % file.fd, name, dst_dir_fd=parent, follow_symlinks=True)
-
-    def forgotten(self, file: File) -> None:
-        if file.kept:
-            self._kept -= 1
 
 
 def _allowed(decision: Decision | decisions.Refusal) -> Decision:

@@ -209,20 +209,12 @@ class UnionServer:
         self._entry(unique, node, tree.attributes(node))
 
     def _forget(self, _unique: int, nodeid: int, body: bytes) -> None:
-        self._let_go(nodeid, w.FORGET_IN.unpack_from(body)[0])
+        self._tree.forget(nodeid, w.FORGET_IN.unpack_from(body)[0])
 
     def _batch_forget(self, _unique: int, _nodeid: int, body: bytes) -> None:
         count, _ = w.BATCH_IN.unpack_from(body)
         for at in range(count):
-            self._let_go(*w.FORGET_ONE.unpack_from(body, w.BATCH_IN.size + at * w.FORGET_ONE.size))
-
-    def _let_go(self, nodeid: int, lookups: int) -> None:
-        node = self._tree.nodes.get(nodeid)
-        if node is None:
-            return
-        if isinstance(node, File) and not node.places:
-            self._names.forgotten(node)
-        self._tree.forget(nodeid, lookups)
+            self._tree.forget(*w.FORGET_ONE.unpack_from(body, w.BATCH_IN.size + at * w.FORGET_ONE.size))
 
     # ------------------------------------------------------------------------------------------------ names
     def _mknod(self, unique: int, nodeid: int, body: bytes) -> None:

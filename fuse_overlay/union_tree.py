@@ -348,7 +348,8 @@ class UnionTree:
     def _copy_up_unlinked(self, file: File) -> File:
         fd = copyup.unlinked(self.upper, *self.lower_of(file.id))
         file.inode = os.fstat(fd).st_ino
-        file.fd, file.kept, file.final = fd, True, b""
+        file.final = b""
+        self.upper.keep_file(file, fd)
         self.files[file.inode] = file
         return file
 

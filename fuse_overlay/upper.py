@@ -57,6 +57,12 @@ def set_times(directory_fd: int, name: bytes | None, access_ns: int | None, modi
 NOW = -(1 << 80)
 
 
+def _mount_of(fd: int) -> str:
+    """Nothing can be renamed from one mount to another, even of one file system (proc(5), fdinfo)."""
+    with open(f"/proc/self/fdinfo/{fd}") as lines:
+        return next((line for line in lines if line.startswith("mnt_id:")), "")
+
+
 class Upper:
     """`id_count`: ids from there on do not exist in our user namespace; what has them is ours, with a mark.
 
@@ -66,6 +72,8 @@ class Upper:
         self.root = os.open(upper, _DIRECTORY)
         os.makedirs(os.path.join(work, WORK_NAME), mode=0o700, exist_ok=True)
         self.work = os.open(os.path.join(work, WORK_NAME), _DIRECTORY)
+        if _mount_of(self.root) != _mount_of(self.work):
+            raise OSError(errno.EXDEV, "the work directory must be on the mount of the upper one", work)
         self.id_count = id_count
         self.marks_owners = id_count == 1 or os.geteuid() != 0
         self.shows_owners = self.marks_owners and id_count > 1  # with one id everything is shown as root's
@@ -78,13 +86,14 @@ class Upper:
         self._directories: collections.OrderedDict[Directory, None] = collections.OrderedDict()
         self._files: collections.OrderedDict[File, None] = collections.OrderedDict()
         self._count = 0
+        self._kept = 0
         self.device = os.fstat(self.root).st_dev
 
     # ------------------------------------------------------------------------------------------------ descriptors
     def directory_fd(self, directory: Directory) -> int:
         """Of a directory that is in the upper. Valid until the next call. Raises OSError."""
         if directory.fd >= 0:
-            if directory.parent is not None:
+            if directory.parent is not None and not directory.gone:
                 self._directories.move_to_end(directory)
             return directory.fd
         if directory.parent is None:
@@ -107,7 +116,10 @@ class Upper:
 
     def close_directory(self, directory: Directory) -> None:
         if directory.fd >= 0 and directory.fd != self.root:
-            self._directories.pop(directory, None)
+            if directory in self._directories:
+                del self._directories[directory]
+            else:
+                self._kept -= 1
             os.close(directory.fd)
             directory.fd = -1
 
@@ -133,12 +145,46 @@ class Upper:
         if file.fd >= 0:
             self._files.pop(file, None)
             os.close(file.fd)
-            file.fd = -1
+            self._kept -= file.kept
+            file.fd, file.kept = -1, False
+        if file.held >= 0:
+            os.close(file.held)
+            self._kept -= 1
+            file.held = -1
 
-    def keep_for_ever(self, file: File) -> None:
-        """The file's last name goes: its descriptor is what remains, until the kernel forgets it."""
+    # A node id is made of an inode number: what the kernel still knows must not give its inode to another, so
+    # something of it stays open when its last name goes, until the kernel forgets it.
+    @property
+    def may_keep(self) -> bool:
+        """Whether there is room for one descriptor more of what has no name left."""
+        return self._kept < self.most_kept
+
+    def keep_file(self, file: File, fd: int) -> None:
+        """The last name of a regular file goes, or it never had one."""
         self._files.pop(file, None)
-        file.kept = True
+        file.fd, file.kept = fd, True
+        self._kept += 1
+
+    def keep_open_again(self, file: File) -> None:
+        """One that was kept has a name."""
+        self._kept -= 1
+        file.kept = False
+        self.keep_open(file, file.fd)
+
+    def hold(self, file: File) -> None:
+        """What is no regular file loses its last name. Raises OSError."""
+        if file.held < 0 and self.may_keep:
+            directory, name = self.place(file)
+            file.held = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+            self._kept += 1
+
+    def keep_directory(self, directory: Directory) -> None:
+        """One that was open when it was removed."""
+        if directory.fd >= 0 and self.may_keep:
+            del self._directories[directory]
+            self._kept += 1
+        else:
+            self.close_directory(directory)
 
     def place(self, file: File) -> tuple[int, bytes]:
         """(directory's descriptor, name) of one of its names. Raises OSError (ENOENT: it has none)."""
@@ -259,10 +305,12 @@ class Upper:
             except OSError:
                 continue
 
-    def give(self, fd: int, name: bytes | None, uid: int, gid: int) -> None:
-        """To an owner, -1: as it is. Where the host's user may not, the file keeps a mark of whose it is.
+    def give(self, fd: int, name: bytes | None, uid: int, gid: int, *, bare: bool = False) -> None:
+        """To an owner, -1: as it is. Where the host's user may not, the file keeps a mark of whose it is; a `bare` one
+        has none yet.
 
         `name` in the directory `fd`, or None for the descriptor itself. Raises OSError."""
+        given = True
         try:
             if name is None:
                 os.fchown(fd, uid, gid)
@@ -271,13 +319,23 @@ class Upper:
         except OSError as error:
             if not self.marks_owners or error.errno not in (errno.EPERM, errno.EINVAL):
                 raise
-            status = os.fstat(fd) if name is None else os.stat(name, dir_fd=fd, follow_symlinks=False)
-            if stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode):  # nothing else takes a mark
-                known = self.owner(fd, name, status)
-                owner = marks.Owner(known.uid if uid < 0 else uid, known.gid if gid < 0 else gid, status.st_mode)
-                os.setxattr(
-                    fd if name is None else b"/proc/self/fd/%d/%s" % (fd, name), marks.OWNER, marks.owner_value(owner)
-                )
+            given = False
+        mark = None if bare else self.xattr(fd, name or b"", marks.OWNER)
+        if given and mark is None:
+            return
+        status = os.fstat(fd) if name is None else os.stat(name, dir_fd=fd, follow_symlinks=False)
+        if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
+            return  # nothing else takes a mark
+        path = fd if name is None else b"/proc/self/fd/%d/%s" % (fd, name)
+        known = (marks.parse_owner(mark) if mark else None) or marks.Owner(status.st_uid, status.st_gid, 0)
+        owner = marks.Owner(known.uid if uid < 0 else uid, known.gid if gid < 0 else gid, status.st_mode)
+        if given and (owner.uid, owner.gid) == (status.st_uid, status.st_gid):
+            os.removexattr(path, marks.OWNER)
+            return
+        os.setxattr(path, marks.OWNER, marks.owner_value(owner))
+        kept = status.st_mode if given else _without_set_ids(status.st_mode)
+        if kept != status.st_mode:
+            os.chmod(path, stat.S_IMODE(kept))
 
     def owner(self, fd: int, name: bytes | None, status: os.stat_result) -> marks.Owner:
         """Whose a file is by its mark, else by itself."""
@@ -285,3 +343,10 @@ class Upper:
         return (marks.parse_owner(value) if value else None) or marks.Owner(
             status.st_uid, status.st_gid, status.st_mode
         )
+
+
+def _without_set_ids(mode: int) -> int:
+    """What chown(2) leaves of a mode."""
+    if stat.S_ISDIR(mode):
+        return mode
+    return mode & ~(stat.S_ISUID | (stat.S_ISGID if mode & stat.S_IXGRP else 0))

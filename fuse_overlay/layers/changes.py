@@ -2,7 +2,8 @@
 
     whiteout   a character device 0/0, or an empty file with user.overlay.whiteout in a directory opaque "x"
     opaque     user.overlay.opaque is "y"
-    owner      user.overlay.rootless.owner is "uid:gid:mode (octal)", where the file itself could not be given them
+    owner      user.overlay.rootless.owner is "uid:gid:mode (octal)", where the file could not be given to them; its
+               mode is its own, which may have been changed since
     others     user.overlay.… are overlayfs' own notes; user.overlay.overlay.… is a container's user.overlay.…
 
 Sources: Documentation/filesystems/overlayfs.rst. Somebody else may be writing there, and what they write is hostile:
@@ -18,6 +19,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from fuse_overlay.layers.index import OPAQUE, Index, Node, Row
+from fuse_overlay.union.marks import parse_owner
 
 UPPER = -1  # the `layer` of nodes whose content is in the upper directory
 _NOTES = b"user.overlay."
@@ -157,10 +159,8 @@ def _take(node: Node, status: os.stat_result, path: bytes) -> bool:
     if stat.S_ISLNK(status.st_mode):
         return False
     notes, node.xattrs = read_xattrs(path)
-    if (owner := notes.get(b"rootless.owner", b"")).count(b":") == 2:
-        uid, gid, mode = owner.split(b":")
-        node.uid, node.gid = int(uid), int(gid)
-        node.mode = stat.S_IFMT(status.st_mode) | stat.S_IMODE(int(mode, 8))
+    if (owner := parse_owner(notes.get(b"rootless.owner", b""))) is not None:
+        node.uid, node.gid = owner.uid, owner.gid
     if notes.get(b"opaque") == b"y":
         node.flags |= OPAQUE
     return b"whiteout" in notes and stat.S_ISREG(status.st_mode) and not status.st_size

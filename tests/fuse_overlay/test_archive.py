@@ -127,11 +127,12 @@ def upper(tmp_path: Path) -> Path:
     (upper / "was-file").mkdir()
     (upper / "was-file" / "inner").symlink_to("/etc/passwd")
     os.mkfifo(upper / "pipe")
-    (upper / "untouched").mkdir()
+    (upper / "untouched").mkdir(mode=0o644)
     os.setxattr(upper / "untouched", "user.overlay.rootless.owner", b"0:0:40644")
     os.utime(upper / "untouched", (0, 0))
     (upper / "owned").touch()
-    os.setxattr(upper / "owned", "user.overlay.rootless.owner", b"5:6:100640")
+    (upper / "owned").chmod(0o640)
+    os.setxattr(upper / "owned", "user.overlay.rootless.owner", b"5:6:106755")  # its mode was changed since
     return upper
 
 
@@ -163,7 +164,7 @@ def test_changes(upper: Path, base: Tree) -> None:
         (1, b"/was-file/inner"),
     ]
     assert (1, b"/dev") in upper_changes(upper, base)
-    os.setxattr(upper / "untouched", "user.overlay.rootless.owner", b"0:0:40700")
+    (upper / "untouched").chmod(0o700)
     assert (0, b"/untouched") in upper_changes(upper, base, POINTS)
 
 

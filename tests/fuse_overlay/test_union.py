@@ -14,7 +14,9 @@ from pathlib import Path
 import pytest
 
 from fuse_overlay import Tree, UnionOptions, merge_tree, open_tree, serve_union
-from tests.fuse_overlay.mounting import with_mount
+from fuse_overlay.layers.archive import write_upper
+from fuse_overlay.upper import Upper
+from tests.fuse_overlay.mounting import enter_namespaces, in_child, with_mount
 from tests.fuse_overlay.test_layers import D, F, H, Member, S, archive, write_layer
 
 pytestmark = pytest.mark.kernel
@@ -240,11 +242,13 @@ def test_a_sparse_file_of_a_layer_is_copied_up_with_its_holes(tmp_path: Path) ->
 
 
 def test_an_owner_that_does_not_exist_here_is_noted_at_copy_up(tmp_path: Path) -> None:
+    """And what is done to the file afterwards counts: a chmod of it was lost in its export, and so was a chown."""
     made = io.BytesIO()
     with tarfile.open(fileobj=made, mode="w") as tar:
-        info = tarfile.TarInfo("file")
-        info.uid, info.gid, info.mode = 33, 34, 0o640
-        tar.addfile(info)
+        for name in ("file", "closed", "half", "whole"):
+            info = tarfile.TarInfo(name)
+            info.uid, info.gid, info.mode = 33, 34, 0o2750
+            tar.addfile(info)
     write_layer(tmp_path / "layer", made.getvalue())
     merge_tree([tmp_path / "layer"], tmp_path / "tree")
     tree = open_tree(tmp_path / "tree", [tmp_path / "layer"])
@@ -257,12 +261,42 @@ def test_an_owner_that_does_not_exist_here_is_noted_at_copy_up(tmp_path: Path) -
         )
 
     def look(_fd: int, _server: int) -> None:
-        path = tmp_path / "target" / "file"
-        path.write_text("changed")
-        assert (path.stat().st_uid, path.read_text()) == (0, "changed")
+        target = tmp_path / "target"
+        (target / "file").write_text("changed")
+        assert ((target / "file").stat().st_uid, (target / "file").read_text()) == (0, "changed")
+        (target / "closed").chmod(0o600)
+        os.chown(target / "half", 0, -1)
+        os.chown(target / "whole", 0, 0)
+        with pytest.raises(OSError, match="Invalid argument"):  # the kernel knows no such id
+            os.chown(target / "whole", 5, 0)
 
     with_mount(serve, tmp_path / "target", look, read_only=False)
-    assert os.getxattr(tmp_path / "upper" / "file", "user.overlay.rootless.owner") == b"33:34:100640"
+    with open(tmp_path / "layer.tar", "w+b") as out:
+        write_upper(tmp_path / "upper", tree, out.fileno())
+        out.seek(0)
+        with tarfile.open(fileobj=out) as tar:
+            seen = {one.name: (one.uid, one.gid, one.mode) for one in tar}
+    assert seen == {
+        "file": (33, 34, 0o750),  # written to
+        "closed": (33, 34, 0o600),
+        "half": (0, 34, 0o750),
+        "whole": (os.getuid(), os.getgid(), 0o750),  # seen from outside: it is root's, without a mark
+    }
+
+
+def test_a_work_directory_on_another_mount_is_refused(tmp_path: Path) -> None:
+    """Nothing could be renamed from it: changes were shown, and lost."""
+    (tmp_path / "upper").mkdir()
+    (tmp_path / "work").mkdir()
+
+    def look() -> None:
+        enter_namespaces()
+        subprocess.run(["mount", "--bind", tmp_path / "work", tmp_path / "work"], check=True)
+        with pytest.raises(OSError, match="the work directory must be on the mount") as raised:
+            Upper(str(tmp_path / "upper"), str(tmp_path / "work"), 1)
+        assert raised.value.filename == str(tmp_path / "work")
+
+    in_child(look)
 
 
 def test_a_file_is_not_copied_up_for_an_xattr_it_does_not_have(mounted: Mounted, tmp_path: Path) -> None:
@@ -315,3 +349,84 @@ def test_a_file_with_the_inode_of_what_is_still_held_and_itself_unlinked(mounted
             os.close(fd)
 
     mounted(look)
+
+
+def test_a_directory_does_not_become_one_that_was_removed_and_is_still_held(mounted: Mounted) -> None:
+    """It had the node id, and nothing could be made in it."""
+
+    def look(target: Path) -> None:
+        for number in range(20):  # others may take the inode first
+            for remove in (os.rmdir, lambda path: os.rename(target / "empty", path)):
+                (target / "empty").mkdir(exist_ok=True)
+                (target / "old").mkdir()
+                held = os.open(target / "old", os.O_RDONLY)
+                remove(target / "old")
+                (target / f"new{number}").mkdir()
+                (target / f"new{number}" / "file").write_text("content")
+                assert os.listdir(target / f"new{number}") == ["file"]
+                assert os.listdir(held) == [] or remove is not os.rmdir
+                assert os.fstat(held).st_nlink == 0
+                os.close(held)
+                subprocess.run(["rm", "-r", target / f"new{number}"], check=True)
+                if remove is not os.rmdir:
+                    (target / "old").rmdir()
+
+    mounted(look)
+
+
+def test_links_and_pipes_do_not_become_what_was_removed_and_is_still_held(mounted: Mounted) -> None:
+    """A link had the old one's text, and a pipe the old one's reader."""
+
+    def look(target: Path) -> None:
+        for _ in range(20):
+            (target / "old").symlink_to("old text")
+            held = os.open(target / "old", os.O_PATH | os.O_NOFOLLOW)
+            assert os.readlink(target / "old") == "old text"
+            (target / "old").unlink()
+            (target / "new").symlink_to("new text")
+            assert os.readlink(target / "new") == "new text"
+            assert os.readlink(b"", dir_fd=held) == b"old text"
+            (target / "new").unlink()
+            os.close(held)
+
+            os.mkfifo(target / "old")
+            old = os.open(target / "old", os.O_RDWR | os.O_NONBLOCK)
+            (target / "old").unlink()
+            os.mkfifo(target / "new")
+            new = os.open(target / "new", os.O_RDWR | os.O_NONBLOCK)
+            os.write(new, b"for the new one")
+            with pytest.raises(BlockingIOError):
+                os.read(old, 100)
+            (target / "new").unlink()
+            os.close(old)
+            os.close(new)
+
+    mounted(look)
+
+
+def test_what_was_removed_and_forgotten_keeps_no_descriptor(tree: Tree, tmp_path: Path) -> None:
+    for name in ("upper", "work", "target"):
+        (tmp_path / name).mkdir()
+
+    def serve(fd: int, resume: bool) -> None:
+        serve_union(fd, [tree], str(tmp_path / "upper"), str(tmp_path / "work"), UnionOptions(), resume=resume)
+
+    def look(_fd: int, server: int) -> None:
+        target = tmp_path / "target"
+
+        def open_files() -> int:
+            (target / "asked").touch()  # the kernel says what it forgets with the next requests
+            (target / "asked").unlink()
+            return len(os.listdir(f"/proc/{server}/fd"))
+
+        before = open_files()
+        for _ in range(50):
+            (target / "directory").mkdir()
+            (target / "directory").rmdir()
+            (target / "link").symlink_to("x")
+            (target / "link").unlink()
+            os.mkfifo(target / "pipe")
+            (target / "pipe").unlink()
+        assert open_files() < before + 20
+
+    with_mount(serve, tmp_path / "target", look, read_only=False)
