@@ -83,8 +83,8 @@ class Dns:
             return
         known = self._answers.own(endpoint, data)
         if known is not None:
-            if len(known) > dns.PLAIN_UDP_BYTES and len(known) > dns.udp_limit(data):
-                known = dns.truncated(known)
+            if len(known) > dns.PLAIN_UDP_BYTES and len(known) > (limit := dns.udp_limit(data)):
+                known = dns.truncated(known, limit)
             endpoint.send_udp(packet.destination, PORT, packet.source, datagram.source_port, known)
             return
         key = packet.source, datagram.source_port, data[:2]

@@ -17,6 +17,7 @@ _POINTER_TO_QUESTION = 0xC000 | HEADER_BYTES  # 4.1.4
 MAX_NAME = 255
 PLAIN_UDP_BYTES = 512
 _TRUNCATED = 0x0200
+_RECORD = struct.Struct("!HHHIH")  # of ours, before its data (4.1.3)
 _OUR_EXTENSION = struct.pack("!BHHIH", 0, 41, 1232, 0, 0)  # an OPT record, RFC 6891 6.1.2
 
 
@@ -64,7 +65,7 @@ def emit_answers(query: bytes, asked: Question, answers: Sequence[bytes], ttl_se
     extended = has_extension(query, asked)
     made = HEADER.pack(query[0] << 8 | query[1], flags, 1, len(answers), 0, extended) + query[HEADER_BYTES : asked.end]
     for data in answers:
-        made += struct.pack("!HHHIH", _POINTER_TO_QUESTION, asked.kind, INTERNET, ttl_seconds, len(data)) + data
+        made += _RECORD.pack(_POINTER_TO_QUESTION, asked.kind, INTERNET, ttl_seconds, len(data)) + data
     return made + _OUR_EXTENSION if extended else made
 
 
@@ -81,13 +82,22 @@ def udp_limit(query: bytes) -> int:
     return max(PLAIN_UDP_BYTES, query[asked.end + 3] << 8 | query[asked.end + 4])
 
 
-def truncated(answer: bytes) -> bytes:
-    """Header and question of an answer that is too long, with the word that it is: the asker comes back over TCP."""
-    number, flags, _, _, _, _ = HEADER.unpack_from(answer)
+def truncated(answer: bytes, limit: int) -> bytes:
+    """Of an answer of ours that is longer than `limit` bytes as many records as fit, with the word that there are more:
+    who can comes back over TCP, who cannot has some."""
+    number, flags, _, count, _, extended = HEADER.unpack_from(answer)
+    extension = _OUR_EXTENSION if extended else b""
     end = HEADER_BYTES
     while answer[end]:
         end += 1 + answer[end]
-    return HEADER.pack(number, flags | _TRUNCATED, 1, 0, 0, 0) + answer[HEADER_BYTES : end + 5]
+    end, kept = end + 5, 0
+    while kept < count:
+        after = end + _RECORD.size + (answer[end + 10] << 8 | answer[end + 11])
+        if after + len(extension) > limit:
+            break
+        end, kept = after, kept + 1
+    head = HEADER.pack(number, flags | _TRUNCATED, 1, kept, 0, extended)
+    return head + answer[HEADER_BYTES:end] + extension
 
 
 def emit_name(name: str) -> bytes:

@@ -88,13 +88,19 @@ def test_a_long_answer_is_cut_for_udp() -> None:
     answer = made.answer(asked, "0")
     assert answer is not None
     assert len(answer) > dns.udp_limit(asked) == 512
-    cut = dns.truncated(answer)
-    assert cut[2] & 0x02
-    assert records(cut) == []
-    assert cut[dns.HEADER_BYTES :] == asked[dns.HEADER_BYTES :]
+    for limit in range(dns.HEADER_BYTES + 9, len(answer)):
+        cut = dns.truncated(answer, limit)
+        assert cut[2] & 0x02
+        assert limit - 16 < len(cut) <= limit
+        assert records(cut) == records(answer)[: len(records(cut))]
+    assert len(records(dns.truncated(answer, 512))) == 30  # who has no TCP has some; there were none
     extended = query("all", extension=struct.pack("!BHHIH", 0, 41, 4096, 0, 0))
     assert dns.udp_limit(extended) == 4096
-    assert len(records(made.answer(extended, "0"))) == 100
+    whole = made.answer(extended, "0")
+    assert whole is not None
+    assert len(records(whole)) == 100
+    cut = dns.truncated(whole, 511)
+    assert (len(records(cut)), len(cut), cut[-11:]) == (29, 496, whole[-11:])
 
 
 @given(st.binary(max_size=80))
