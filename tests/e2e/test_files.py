@@ -43,8 +43,10 @@ def names(data: bytes) -> dict[str, tarfile.TarInfo]:
 
 
 def listing(rootless: Installation, image: str) -> str:
+    """But for the root, which is as old as its container."""
     script = (
-        "cd /; find . -path ./proc -prune -o -path ./sys -prune -o -path ./dev -prune -o -print | sort | xargs ls -ldn"
+        "cd /; find . -mindepth 1 -path ./proc -prune -o -path ./sys -prune -o -path ./dev -prune -o -print |"
+        "sort | xargs ls -ldn"
     )
     return rootless.out("run", "--rm", "--network", "none", image, "sh", "-c", script)
 
