@@ -143,7 +143,8 @@ def _server(stack: Stack, options: MountOptions) -> Callable[[Device], None]:
     lowers = open_lowers(stack, upper.device, count)
     for lower in lowers if options.live else ():
         lower.valid_seconds = LIVE_SECONDS
-    union = UnionOptions(id_count=count, volatile=options.volatile, acl=options.acl and not options.live)
+    acl = options.acl and not options.live
+    union = UnionOptions(id_count=count, volatile=options.volatile, acl=acl, writeback=options.writeback)
     users = os.open(options.userns, os.O_RDONLY | os.O_CLOEXEC) if options.userns else -1
 
     def serve(device: Device) -> None:

@@ -15,7 +15,7 @@ _WORDS = re.compile(r"(?<!\\),")
 _MEANT_ALREADY = {
     "rw", "dev", "suid", "exec", "atime", "relatime", "diratime", "async", "auto", "noauto", "user", "nouser", "users",
     "defaults", "_netdev", "nofail", "userxattr", "default_permissions", "big_writes", "allow_other", "clone_fd",
-    "fast_ino", "max_idle_threads", "max_threads", "threaded", "writeback", "timeout", "debug", "nonempty", "index",
+    "fast_ino", "max_idle_threads", "max_threads", "threaded", "timeout", "debug", "nonempty", "index",
     "nfs_export", "xino", "redirect_dir", "metacopy", "subtype", "fstype", "x-systemd.requires", "comment",
 }  # fmt: skip
 _FLAGS = {"nosuid": 2, "nodev": 4, "noexec": 8, "noatime": 1024, "nodiratime": 2048}  # MS_…, include/uapi/linux/mount.h
@@ -40,6 +40,7 @@ class MountOptions:
     flags: int = 0
     volatile: bool = False
     acl: bool = True
+    writeback: bool = True
     static_nlink: bool = False
     squash: tuple[int, int] = (-1, -1)
     tree: str = ""
@@ -86,6 +87,7 @@ def parse(text: str) -> MountOptions:
         flags=flags,
         volatile="volatile" in values or values.get("fsync") == "0",
         acl="noacl" not in values,
+        writeback=values.get("writeback") != "0",
         static_nlink="static_nlink" in values,
         squash=(_number(values, "squash_to_uid", root), _number(values, "squash_to_gid", root)),
         tree=_plain(values.get("tree", "")),
@@ -98,7 +100,7 @@ def parse(text: str) -> MountOptions:
 
 _KNOWN = {
     "lowerdir", "upperdir", "workdir", "ro", "volatile", "fsync", "noacl", "static_nlink", "squash_to_root",
-    "squash_to_uid", "squash_to_gid", "tree", "live", "userns", "fsname", "xattr_permissions", "context",
+    "squash_to_uid", "squash_to_gid", "tree", "live", "userns", "fsname", "xattr_permissions", "context", "writeback",
 }  # fmt: skip
 
 

@@ -62,11 +62,13 @@ class DirectoryLayer:
 @dataclass(frozen=True)
 class UnionOptions:
     """`id_count`: ids from there on do not exist in the mount's user namespace. `volatile`: fsync does nothing. `acl`:
-    POSIX ACLs, with which the kernel checks permissions whatever the mount's options say."""
+    POSIX ACLs, with which the kernel checks permissions whatever the mount's options say. `writeback`: the kernel keeps
+    what is written until it is closed or synced, or for some seconds."""
 
     id_count: int = 1
     volatile: bool = False
     acl: bool = True
+    writeback: bool = True
 
 
 def serve_union(
@@ -120,6 +122,8 @@ class UnionServer:
         self._names = Names(self._tree, device)
         # the write-back cache takes sizes and times to be its own, so not where files change under us
         self._init_flags = _WANTED | (w.AUTO_INVAL_DATA if self._tree.live else _OURS_ALONE)
+        if not options.writeback:
+            self._init_flags &= ~w.WRITEBACK_CACHE
         if not options.acl:
             self._init_flags &= ~w.POSIX_ACL
         self._files = files = Files(self._tree, device, volatile=options.volatile)

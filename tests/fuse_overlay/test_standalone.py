@@ -53,6 +53,8 @@ def test_options_that_cannot_be_honoured_are_refused_by_name(text: str, complain
 
 
 def test_options() -> None:
+    assert not parse("lowerdir=a,writeback=0").writeback
+    assert parse("lowerdir=a,writeback=1").writeback
     options = parse(r"lowerdir=/a\:b:/c\,d,upperdir=u,workdir=w,,volatile,noacl,nosuid,nodev,squash_to_root,fsync=1")
     assert options.lower == ("/a:b", "/c,d")
     assert (options.upper, options.work, options.read_only, options.volatile) == ("u", "w", False, True)

@@ -284,6 +284,24 @@ def test_an_owner_that_does_not_exist_here_is_noted_at_copy_up(tmp_path: Path) -
     }
 
 
+@pytest.mark.parametrize("writeback", [True, False])
+def test_what_is_written_stays_in_the_kernel_or_does_not(tree: Tree, tmp_path: Path, writeback: bool) -> None:
+    for name in ("upper", "work", "target"):
+        (tmp_path / name).mkdir()
+
+    def serve(fd: int, resume: bool) -> None:
+        options = UnionOptions(writeback=writeback)
+        serve_union(fd, [tree], str(tmp_path / "upper"), str(tmp_path / "work"), options, resume=resume)
+
+    def look(_fd: int, _server: int) -> None:
+        with open(tmp_path / "target" / "file", "wb", buffering=0) as file:
+            file.write(b"written")
+            assert (tmp_path / "upper" / "file").read_bytes() == (b"" if writeback else b"written")
+        assert (tmp_path / "upper" / "file").read_bytes() == b"written"
+
+    with_mount(serve, tmp_path / "target", look, read_only=False)
+
+
 def test_a_work_directory_on_another_mount_is_refused(tmp_path: Path) -> None:
     """Nothing could be renamed from it: changes were shown, and lost."""
     (tmp_path / "upper").mkdir()
