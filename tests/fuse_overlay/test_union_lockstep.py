@@ -45,6 +45,7 @@ class Side:
         for path in (self.upper, self.work, self.target):
             path.mkdir()
         self.fds: list[int] = []
+        self.held: list[int] = []  # directories and links
         self.server = 0
         self.is_ours = False
 
@@ -66,9 +67,9 @@ class Side:
         os.close(fd)
 
     def unmount(self) -> None:
-        for fd in self.fds:
-            os.close(fd)
-        self.fds.clear()
+        for fds in (self.fds, self.held):
+            while fds:
+                os.close(fds.pop())
         libc.umount2(os.fsencode(self.target), MNT_DETACH)
         if self.server:
             with contextlib.suppress(ProcessLookupError):
@@ -106,6 +107,41 @@ class Side:
         os.pwrite(fd, data, offset)
         status = os.fstat(fd)
         return os.pread(fd, 10000, 0), status.st_nlink == 0, status.st_size
+
+    def hold(self, path: str) -> None:
+        fd = os.open(self.target / path, os.O_PATH | os.O_NOFOLLOW)
+        if stat.S_ISDIR(mode := os.fstat(fd).st_mode) or stat.S_ISLNK(mode):
+            self.held.append(fd)
+        else:
+            os.close(fd)
+
+    def succeed(self, path: str, new: str) -> None:
+        """Remove one that is held, and make another of its kind, which may be given its inode."""
+        self.hold(path)
+        if os.path.islink(self.target / path):
+            os.unlink(self.target / path)
+            os.symlink(new, self.target / new)
+        else:
+            os.rmdir(self.target / path)
+            os.mkdir(self.target / new)
+            os.close(os.open(self.target / new / "f0", os.O_WRONLY | os.O_CREAT, 0o600))
+
+    def use_held(self, name: str) -> list[object]:
+        """What they say, whether they are still there or not; where one is, a file is made in it. (Of what was in a
+        layer alone overlayfs counts links after it was removed.)"""
+        found: list[object] = []
+        for fd in self.held:
+            status = os.fstat(fd)
+            found.append(stat.filemode(status.st_mode))
+            if stat.S_ISLNK(status.st_mode):
+                found.append(os.readlink(b"", dir_fd=fd))
+                continue
+            try:
+                os.close(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=fd))
+            except OSError as error:
+                found.append(error.errno)
+            found.append(sorted(os.listdir(f"/proc/self/fd/{fd}")))
+        return found
 
     def rename(self, path: str, target: str, flags: int) -> None:
         result = ctypes.PyDLL(None, use_errno=True).syscall(
@@ -284,6 +320,18 @@ class Lockstep(RuleBasedStateMachine):
     @rule(data=DATA, offset=st.integers(0, 6000))
     def use_open(self, data: bytes, offset: int) -> None:
         self.both(lambda side: side.use_open(data, offset))
+
+    @rule(path=PATHS)
+    def hold(self, path: str) -> None:
+        self.both(lambda side: side.hold(path))
+
+    @rule(path=PATHS, new=PATHS)
+    def succeed(self, path: str, new: str) -> None:
+        self.both(lambda side: side.succeed(path, new))
+
+    @rule(name=st.sampled_from(["f0", "d0"]))
+    def use_held(self, name: str) -> None:
+        self.both(lambda side: side.use_held(name))
 
     @rule()
     def change_drivers(self) -> None:
