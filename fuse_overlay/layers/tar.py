@@ -222,8 +222,8 @@ class TarParser:
         elif b"GNU.sparse.map" in pax:  # format 0.1
             size = _decimal(pax.get(b"GNU.sparse.size", b""), at)
             numbers = [_decimal(text, at) for text in pax[b"GNU.sparse.map"].split(b",") if text]
-        elif b"GNU.sparse.realsize" in pax or b"GNU.sparse.size" in pax:
-            size = _decimal(pax.get(b"GNU.sparse.realsize") or pax[b"GNU.sparse.size"], at)
+        elif (whole := pax.get(b"GNU.sparse.realsize", pax.get(b"GNU.sparse.size"))) is not None:
+            size = _decimal(whole, at)
         else:
             return None, stored
         if not 0 <= size <= MAX_OFFSET:

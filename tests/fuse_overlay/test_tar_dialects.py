@@ -119,6 +119,7 @@ def test_a_sparse_file_is_exported_whole(tmp_path: Path) -> None:
         ({"GNU.sparse.map": "0,x", "GNU.sparse.size": "100"}, "bad PAX number"),
         ({"GNU.sparse.map": "0,1"}, "bad PAX number"),
         ({"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": "10"}, "number"),
+        ({"GNU.sparse.realsize": ""}, "bad PAX number"),
         ({"size": "-1"}, "bad PAX number"),
         ({"size": "99999999999999999999"}, "member of"),
     ],
