@@ -5,9 +5,9 @@ A member below something that is not a directory replaces it by a directory: lin
 
 Whiteouts come as `.wh.NAME` and `.wh..wh..opq` (image-spec), and as overlayfs has them in its upper directory, where an
 archive was made of one: a character device 0/0, an empty file with the xattr overlay.whiteout, a directory with the
-xattr overlay.opaque. They concern the layers below only, wherever in the archive they stand. overlayfs' own xattrs are
-not shown: one on top of us would believe them. Nor are aufs' own files (`.wh..wh.plnk` and what is below), but names
-that are hard links to them are.
+xattr overlay.opaque, or fuseoverlayfs.opaque. They concern the layers below only, wherever in the archive they stand.
+Xattrs of either's own are not shown: one on top of us would believe them. Nor are aufs' own files (`.wh..wh.plnk` and
+what is below), but names that are hard links to them are.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from fuse_overlay.layers.index import OPAQUE, SPARSE, Node
 from fuse_overlay.layers.indexing import pack_pieces
 
 _OVERLAY = b"user.overlay.", b"trusted.overlay."
+_PRIVATE = (*_OVERLAY, b"user.fuseoverlayfs.")
+_OPAQUE_NAMES = [prefix + b"opaque" for prefix in _PRIVATE]
 
 
 class LayerTree:
@@ -37,7 +39,7 @@ class LayerTree:
         """Raises LayerError."""
         self.members += 1
         if not entry.path:
-            _take_attributes(self.root, entry)
+            self._take(self.root, entry)
             return
         parent_path, _, name = entry.path.rpartition(b"/")
         if _is_of_aufs(parent_path) or (_is_of_aufs(name) and name != OPAQUE_NAME):
@@ -85,14 +87,19 @@ class LayerTree:
             if present is None or present.children is None:
                 present = self._new_directory(parent, name)
                 self._last = b"", self.root
-            _take_attributes(present, entry)
-            if any(entry.xattrs.get(prefix + b"opaque") == b"y" for prefix in _OVERLAY):
-                present.flags |= OPAQUE
-                self.merged = False
+            self._take(present, entry)
             return
         if present is not None and present.children is not None:
             self._last = b"", self.root
         parent.children[name] = self._file(entry)
+
+    def _take(self, directory: Node, entry: Entry) -> None:
+        """What a member says of a directory."""
+        directory.mode, directory.uid, directory.gid = entry.mode, entry.uid, entry.gid
+        directory.mtime_ns, directory.xattrs = entry.mtime_ns, _shown_xattrs(entry)
+        if entry.xattrs and any(entry.xattrs.get(name) == b"y" for name in _OPAQUE_NAMES):
+            directory.flags |= OPAQUE
+            self.merged = False
 
     def _file(self, entry: Entry) -> Node:
         if not entry.hard_link:
@@ -207,12 +214,7 @@ def _is_whiteout(entry: Entry) -> bool:
 def _shown_xattrs(entry: Entry) -> Mapping[bytes, bytes]:
     if not entry.xattrs:
         return entry.xattrs
-    return {name: value for name, value in entry.xattrs.items() if not name.startswith(_OVERLAY)}
-
-
-def _take_attributes(node: Node, entry: Entry) -> None:
-    node.mode, node.uid, node.gid = entry.mode, entry.uid, entry.gid
-    node.mtime_ns, node.xattrs = entry.mtime_ns, _shown_xattrs(entry)
+    return {name: value for name, value in entry.xattrs.items() if not name.startswith(_PRIVATE)}
 
 
 def _copy_attributes(node: Node, other: Node) -> None:

@@ -28,7 +28,7 @@ from fuse_overlay.layers.entry import NO_XATTRS
 from fuse_overlay.wire import structs as w
 
 MAGIC = b"rl-index"
-VERSION = 3  # also where a layer is read in another way: an index with an older one is made anew
+VERSION = 4  # also where a layer is read in another way: an index with an older one is made anew
 WHITEOUT = 0xFFFFFFFF
 OPAQUE = 1  # flag of a directory's row: nothing of the layers below shows through
 SPARSE = 2  # flag of a file's row: the link text is the map of its stored pieces, see `segments`

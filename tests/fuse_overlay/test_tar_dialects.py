@@ -178,13 +178,15 @@ def test_a_symbolic_link_with_a_nul_is_refused(tmp_path: Path) -> None:
         opened(tmp_path, made({"name": "a", "type": S, "linkname": "x", "pax_headers": {"linkpath": "y\0z"}}))
 
 
-def test_xattrs_of_gnu_tar_and_of_libarchive_and_none_of_overlayfs(tmp_path: Path) -> None:
+def test_xattrs_of_gnu_tar_and_of_libarchive_and_none_of_an_overlays_own(tmp_path: Path) -> None:
     records = {
         "SCHILY.xattr.user.a": "one=1\n2",
         "LIBARCHIVE.xattr.user.b%20c": "dHdv",
         "LIBARCHIVE.xattr.user.a": "bm90IHRoaXM",
         "SCHILY.xattr.user.overlay.redirect": "/etc/shadow",
         "SCHILY.xattr.trusted.overlay.metacopy": "",
+        "SCHILY.xattr.user.fuseoverlayfs.origin": "x",
+        "SCHILY.xattr.user.fuseoverlayfs.opaque": "y",
     }
     tree = opened(tmp_path, made({"name": "f", "pax_headers": dict(records)}))
     number = tree.index.lookup(tree.index.row(0), b"f")
@@ -192,6 +194,7 @@ def test_xattrs_of_gnu_tar_and_of_libarchive_and_none_of_overlayfs(tmp_path: Pat
     assert tree.index.xattrs(tree.index.row(number)) == {b"user.a": b"one=1\n2", b"user.b c": b"two"}
 
 
+ALL_BELOW = {"d/", "d/a", "d/b", "f"}
 LOWER = archive(("d/a", F, b"1", ""), ("d/b", F, b"2", ""), ("f", F, b"3", ""))
 
 
@@ -204,6 +207,10 @@ LOWER = archive(("d/a", F, b"1", ""), ("d/b", F, b"2", ""), ("f", F, b"3", ""))
         ([{"name": "d/a", "pax_headers": {"SCHILY.xattr.user.overlay.whiteout": "y"}}], {"d/", "d/b", "f"}),
         ([{"name": "d", "type": D, "pax_headers": {"SCHILY.xattr.trusted.overlay.opaque": "y"}}], {"d/", "f"}),
         ([{"name": "d", "type": D, "pax_headers": {"SCHILY.xattr.user.overlay.opaque": "y"}}], {"d/", "f"}),
+        ([{"name": "d", "type": D, "pax_headers": {"SCHILY.xattr.user.fuseoverlayfs.opaque": "y"}}], {"d/", "f"}),
+        ([{"name": "d", "type": D, "pax_headers": {"SCHILY.xattr.user.fuseoverlayfs.opaque": "n"}}], ALL_BELOW),
+        ([{"name": "./", "type": D, "pax_headers": {"SCHILY.xattr.user.fuseoverlayfs.opaque": "y"}}], set()),
+        ([{"name": "./", "type": D, "pax_headers": {"SCHILY.xattr.user.overlay.opaque": "y"}}, {"name": "x"}], {"x"}),
         ([{"name": "d/.wh..wh..opq"}], {"d/", "f"}),
         ([{"name": "d/c"}, {"name": "d/.wh..wh..opq"}], {"d/", "d/c", "f"}),
         ([{"name": ".wh.d"}, {"name": "d/c"}], {"d/", "d/c", "f"}),
