@@ -12,7 +12,7 @@ import errno
 import stat
 
 from fuse_overlay.device import MAX_READ, Device, Handler, Refused, init_answer
-from fuse_overlay.layers.index import XATTRS, Row, attributes
+from fuse_overlay.layers.index import XATTRS, Row, attributes, is_name
 from fuse_overlay.layers.store import Tree
 from fuse_overlay.prefetch import Prefetcher
 from fuse_overlay.standby import Standby
@@ -22,6 +22,7 @@ OVERFLOW_ID = 65534
 AWAKE_SECONDS = 200e-6  # after an answer: a walker that reads what was pushed is longer in coming back than others
 _UID_AT, _GID_AT = w.ENTRY.size + 68, w.ENTRY.size + 72  # struct fuse_attr
 _LENGTH_AT = w.ENTRY.size + w.ATTR.size + 16  # struct fuse_dirent
+_NO_PAGE = (0, 0, 0)
 _NAME_AT = w.ENTRY.size + w.ATTR.size + w.DIRENT.size
 _WANTED = (
     w.ASYNC_READ
@@ -65,6 +66,8 @@ class ImageServer:
         self._squashed = 0 if id_count == 1 else OVERFLOW_ID
         self._answer = memoryview(bytearray(MAX_READ))
         self._preadv = tree.preadv
+        self._page = _NO_PAGE  # that was listed last: node, and the numbers of its first name and of the one behind it
+        self._checked: set[int] = set()  # directories
         self.prefetcher: Prefetcher | None = None
         self.handlers: dict[int, Handler] = {
             w.LOOKUP: self._lookup,
@@ -84,10 +87,7 @@ class ImageServer:
 
     # ------------------------------------------------------------------------------------------------ answers
     def _row(self, nodeid: int) -> Row:
-        try:
-            return self._index.row(nodeid - 1)
-        except IndexError:
-            raise Refused(errno.ENOENT) from None
+        return self._index.row(nodeid - 1)
 
     def _attributes(self, number: int, row: Row) -> bytes:
         uid = row.uid if row.uid < self._id_count else self._squashed
@@ -138,22 +138,31 @@ class ImageServer:
 
     def _readdirplus(self, unique: int, nodeid: int, body: bytes) -> None:
         _, offset, size = w.READ_IN.unpack_from(body)
-        try:
-            first, count, greatest_id = self._index.extent(nodeid - 1)
-        except IndexError:
-            raise Refused(errno.ENOENT) from None
+        first, count, greatest_id = self._index.extent(nodeid - 1)
+        node, start, stop = self._page
+        if not (start < offset <= stop if nodeid == node else offset in (0, count)):
+            self._check_directory(nodeid, first, count)
         if offset >= count:
+            self._page = _NO_PAGE
             if self.prefetcher is not None:
                 self.prefetcher.before_end_of_listing(nodeid - 1)
             self._reply(unique)
             return
-        listing, last = self._index.listing(first + offset, first + count, min(size, MAX_READ))
+        listing, stop = self._index.listing(first, count, offset, min(size, MAX_READ))
+        self._page = nodeid, offset, stop
         if greatest_id >= self._id_count:
             listing = self._squash(listing)
         # copied, and not written from the map: who is killed while the kernel waits for a page of that leaves an EIO
         self._write_one(w.OUT_HEADER.pack(w.OUT_HEADER.size + len(listing), 0, unique) + listing)
-        if last and self.prefetcher is not None:
+        if stop == count and self.prefetcher is not None:
             self.prefetcher.listed(nodeid - 1)
+
+    def _check_directory(self, nodeid: int, first: int, count: int) -> None:
+        """Somebody reads on, and not behind what was listed last: there are two of them, or one who seeks, or a damaged
+        cookie in the middle of a page leads back."""
+        if nodeid not in self._checked:
+            self._index.check_directory(first, count)
+            self._checked.add(nodeid)
 
     def _squash(self, listing: memoryview) -> memoryview:
         """A copy in which ids that do not exist here are replaced."""
@@ -169,11 +178,13 @@ class ImageServer:
     def _readdir(self, unique: int, nodeid: int, body: bytes) -> None:
         """Only of kernels that do not want the attributes."""
         _, offset, size = w.READ_IN.unpack_from(body)
-        directory = self._row(nodeid)
+        first, count, _ = self._index.extent(nodeid - 1)
         parts: list[bytes] = []
         left = min(size, MAX_READ)
-        for position in range(min(offset, directory.dirents), directory.dirents):
-            name, number = self._index.entry(directory.first_dirent + position)
+        for position in range(min(offset, count), count):
+            name, number = self._index.entry(first + position)
+            if not is_name(name):
+                raise Refused(errno.EIO)
             length = w.pad8(w.DIRENT.size + len(name))
             if length > left:
                 break

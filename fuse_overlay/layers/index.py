@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fuse_overlay.errors import LayerError
-from fuse_overlay.layers.entry import NO_XATTRS
+from fuse_overlay.layers.entry import NO_XATTRS, shown
 from fuse_overlay.wire import structs as w
 
 MAGIC = b"rl-index"
@@ -38,10 +38,22 @@ XATTRS = 2  # header flag: some row has extended attributes
 HEADER = struct.Struct("<8sIIIIIQQI")  # magic version flags layers rows dirents listing_bytes heap_bytes crc
 LAYER = struct.Struct("<32sQ")
 ROW = struct.Struct("<IIIIQqIIQIIIIIIIII")
-_EXTENT, _EXTENT_AT = struct.Struct("<II8xI"), struct.calcsize("<IIIIQqIIQIIII")  # a part of ROW, see `Index.extent`
+_EXTENT_AT = struct.calcsize("<IIIIQqIIQIIII")  # in a ROW
+_LAST_EXTENT = struct.Struct("<II8xI")  # see `Index.extent`
+_EXTENT = struct.Struct(f"<II8xI{_EXTENT_AT}xI")  # and the next row's first dirent
 DIRENT = struct.Struct("<IIHH")  # record's place in the listing (units of 8 bytes), row, bytes of the name, unused
 PIECE = struct.Struct("<QQ")
 NAME_AT = w.ENTRY.size + w.ATTR.size + w.DIRENT.size
+_COOKIE_WORD = (w.ENTRY.size + w.ATTR.size) // 8 + 1  # of a record, in units of 8 bytes: struct fuse_dirent's `off`
+_LENGTH_WORD = _COOKIE_WORD + 1  # `namelen` and `type`
+_TYPES = {stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK, stat.S_IFCHR, stat.S_IFBLK, stat.S_IFIFO}
+
+
+class CorruptIndex(LayerError, IndexError):
+    """What the index says leads out of it, or cannot be. To a server that was asked, this is a row it does not have."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"the index is corrupt: {what}")
 
 
 class Row(NamedTuple):
@@ -121,49 +133,74 @@ class Index:
         self._listing_at = self._dirents_at + (self.dirents + 1) * DIRENT.size
         self._heap_at = self._listing_at + listing
         head = bytes(self._map[: HEADER.size - 4]) + bytes(self._map[HEADER.size : self._rows_at])
-        if zlib.crc32(head) != crc or self._heap_at + heap != size or self.rows == 0:
+        if zlib.crc32(head) != crc or self._heap_at + heap != size or self.rows == 0 or listing % 8:
             self._map.close()
             raise LayerError(f"the index {path} is corrupt or truncated")
         table = [LAYER.unpack_from(self._map, HEADER.size + i * LAYER.size) for i in range(layers)]
         self.layers = [LayerId(*row) for row in table]
         self._bytes = memoryview(self._map)
         self._places = self._bytes[self._dirents_at : self._listing_at].cast("I")[:: DIRENT.size // 4]
+        self._words = self._bytes[self._listing_at : self._heap_at].cast("Q")
 
     def close(self) -> None:
         self._places.release()
+        self._words.release()
         self._bytes.release()
         self._map.close()
 
     def row(self, number: int) -> Row:
-        """Raises IndexError."""
+        """Raises CorruptIndex where there is none of this number."""
         if not 0 <= number < self.rows:
-            raise IndexError(number)
+            raise CorruptIndex(f"row {number} of {self.rows}")
         return Row._make(ROW.unpack_from(self._map, self._rows_at + number * ROW.size))
 
     def entry(self, position: int) -> tuple[bytes, int]:
-        """(name, row) of a dirent. Raises IndexError."""
+        """(name, row) of a dirent. Raises CorruptIndex where there is none."""
         if not 0 <= position < self.dirents:
-            raise IndexError(position)
+            raise CorruptIndex(f"name {position} of {self.dirents}")
         place, row, length, _ = DIRENT.unpack_from(self._map, self._dirents_at + position * DIRENT.size)
         start = self._listing_at + place * 8 + NAME_AT
         return self._map[start : start + length], row
 
-    def listing(self, position: int, end: int, limit: int) -> tuple[memoryview, bool]:
-        """The records of as many of the dirents [position, end) as fit in `limit` bytes, ready for the kernel, and
-        whether the last is among them."""
-        if not 0 <= position < end <= self.dirents:
-            return self._bytes[:0], False
-        first = self._places[position]
-        stop = max(position, bisect_right(self._places, first + limit // 8, position, end + 1) - 1)
-        start, bound = self._listing_at + first * 8, self._listing_at + self._places[stop] * 8
-        return self._bytes[start : min(bound, self._heap_at)], stop == end
+    def listing(self, first: int, count: int, start: int, limit: int) -> tuple[memoryview, int]:
+        """Of a directory's `count` dirents from `first` on: the records of as many from the `start`th on as fit in
+        `limit` bytes, ready for the kernel, and the number of the one behind them.
+
+        Raises IndexError where none fits, or where the first or the last is not in its place: the kernel goes on behind
+        the last one's cookie, which may lead it in a circle. The others: see `check_directory`."""
+        places, words = self._places, self._words
+        place = places[first + start]
+        end = bisect_right(places, place + limit // 8, first + start + 1, first + count + 1) - 1
+        last, bound = places[end - 1], places[end]
+        if (
+            end <= first + start
+            or words[place + _COOKIE_WORD] != start + 1
+            or words[last + _COOKIE_WORD] != end - first
+            or bound != last + _record_words(words[last + _LENGTH_WORD] & 0xFFFFFFFF)
+        ):
+            raise CorruptIndex("a listing out of order")
+        return self._bytes[self._listing_at + place * 8 : self._listing_at + bound * 8], end - first
+
+    def check_directory(self, first: int, count: int) -> None:
+        """Look at every record of a directory. Raises IndexError unless they follow each other with cookies that do."""
+        places, words = self._places, self._words
+        place = places[first]
+        for number in range(count):
+            name, _ = self.entry(first + number)
+            wanted = place, number + 1, len(name)
+            length = words[place + _LENGTH_WORD] & 0xFFFFFFFF
+            if wanted != (places[first + number], words[place + _COOKIE_WORD], length) or not is_name(name):
+                raise CorruptIndex("a listing out of order")
+            place += _record_words(length)
+        if places[first + count] != place:
+            raise CorruptIndex("a listing out of order")
 
     def heap(self, at: int, length: int) -> bytes:
         start = self._heap_at + at
         return self._map[start : start + length]
 
     def lookup(self, directory: Row, name: bytes) -> int | None:
-        """The row of a name in a directory: a binary search."""
+        """The row of a name in a directory: a binary search. Raises CorruptIndex."""
         low, high = directory.first_dirent, directory.first_dirent + directory.dirents
         while low < high:
             middle = (low + high) // 2
@@ -177,21 +214,35 @@ class Index:
         return None
 
     def entries(self, directory: Row) -> Iterator[tuple[bytes, int]]:
+        """(name, row) of each. Raises CorruptIndex, also for what cannot be a name."""
         for position in range(directory.first_dirent, directory.first_dirent + directory.dirents):
-            yield self.entry(position)
+            name, row = self.entry(position)
+            if not is_name(name):
+                raise CorruptIndex(f"the name {shown(name)}")
+            yield name, row
 
     def children(self, directory: Row) -> Iterator[tuple[int, Row]]:
-        """(row's number, row) of each entry, in the order of names, but without these. Raises IndexError."""
+        """(row's number, row) of each entry, in the order of names, but without these. Raises CorruptIndex."""
         first = self._dirents_at + directory.first_dirent * DIRENT.size
         last = first + directory.dirents * DIRENT.size
         for _, number, _, _ in DIRENT.iter_unpack(self._bytes[first : min(last, self._listing_at)]):
             yield number, self.row(number)
 
     def extent(self, number: int) -> tuple[int, int, int]:
-        """Of a row, what a listing needs: (first_dirent, dirents, greatest_id). Raises IndexError."""
-        if not 0 <= number < self.rows:
-            raise IndexError(number)
-        return _EXTENT.unpack_from(self._map, self._rows_at + number * ROW.size + _EXTENT_AT)
+        """Of a directory's row, what a listing needs: (first_dirent, dirents, greatest_id).
+
+        Raises CorruptIndex where there is no such row, or its dirents do not end where the next row's begin."""
+        at = self._rows_at + number * ROW.size + _EXTENT_AT
+        if 0 <= number < self.rows - 1:
+            first, count, greatest_id, end = _EXTENT.unpack_from(self._map, at)
+        elif number == self.rows - 1:
+            first, count, greatest_id = _LAST_EXTENT.unpack_from(self._map, at)
+            end = self.dirents
+        else:
+            raise CorruptIndex(f"row {number} of {self.rows}")
+        if first + count != end:
+            raise CorruptIndex(f"row {number} has the names {first} to {first + count}, not to {end}")
+        return first, count, greatest_id
 
     def segments(self, row: Row, offset: int, size: int) -> Iterator[tuple[int, int]]:
         """The content of a regular file, see the function of this name."""
@@ -205,32 +256,36 @@ class Index:
         return _unpack_xattrs(self.heap(row.xattrs_at, row.xattrs_bytes)) if row.xattrs_bytes else {}
 
     def to_nodes(self, layer: int | None = None) -> Node:
-        """The whole tree as nodes, hard links shared; `layer` replaces the layer number of every row."""
+        """The whole tree as nodes, hard links shared; `layer` replaces the layer number of every row.
+
+        Raises CorruptIndex."""
         made: dict[int, Node] = {}
         times: dict[int, int] = {}  # few are different: one object for all that are equal
         root = self._node(0, layer, made, times)
-        waiting = [(root, 0)]
+        if root.children is None:
+            raise CorruptIndex("its root is no directory")
+        waiting = [(root.children, 0)]
         while waiting:
-            node, number = waiting.pop()
+            children, number = waiting.pop()
+            _, count, _ = self.extent(number)
             for name, child in self.entries(self.row(number)):
-                assert node.children is not None
                 if child == WHITEOUT:
-                    node.children[name] = None
+                    children[name] = None
                 elif child in made:
                     if made[child].children is not None:
-                        raise LayerError("the index is corrupt: a directory with two parents")
-                    node.children[name] = made[child]
+                        raise CorruptIndex("a directory with two parents")
+                    children[name] = made[child]
                 else:
-                    made_child = node.children[name] = self._node(child, layer, made, times)
+                    made_child = children[name] = self._node(child, layer, made, times)
                     if made_child.children is not None:
-                        waiting.append((made_child, child))
+                        waiting.append((made_child.children, child))
+            if len(children) != count:
+                raise CorruptIndex("a name twice in a directory")
         return root
 
     def _node(self, number: int, layer: int | None, made: dict[int, Node], times: dict[int, int]) -> Node:
-        try:
-            row = self.row(number)
-        except IndexError as error:
-            raise LayerError("the index is corrupt: a row outside") from error
+        row = self.row(number)
+        self._check(row)
         node = made[number] = Node(
             mode=row.mode,
             uid=row.uid,
@@ -246,6 +301,34 @@ class Index:
             children={} if stat.S_ISDIR(row.mode) else None,
         )
         return node
+
+    def _check(self, row: Row) -> None:
+        """Raises CorruptIndex for a row that no layer has."""
+        kind = stat.S_IFMT(row.mode)
+        if kind not in _TYPES and row.mode:
+            raise CorruptIndex(f"a file of mode {row.mode:o}")
+        if row.dirents and kind != stat.S_IFDIR:
+            raise CorruptIndex("a file with names in it")
+        if kind != stat.S_IFREG or not row.size:
+            return
+        if row.layer >= len(self.layers):
+            raise CorruptIndex(f"content in layer {row.layer} of {len(self.layers)}")
+        if row.flags & SPARSE:
+            outside = row.link_bytes % PIECE.size != 0
+        else:
+            outside = row.data_offset + row.size > self.layers[row.layer].size
+        if outside:
+            raise CorruptIndex("content outside of its layer")
+
+
+def is_name(name: bytes) -> bool:
+    """Whether a directory may have an entry of this name."""
+    return b"/" not in name and b"\0" not in name and name not in (b"", b".", b"..")
+
+
+def _record_words(name_bytes: int) -> int:
+    """The length of a record of the listing, in units of 8 bytes."""
+    return NAME_AT + name_bytes + 7 >> 3
 
 
 def segments(
