@@ -6,10 +6,11 @@ their own, as in overlayfs: writing through one of them leaves the others alone)
 from __future__ import annotations
 
 import errno
+import struct
 from collections.abc import Iterable, Iterator
 from typing import Protocol
 
-from fuse_overlay.layers.index import OPAQUE, WHITEOUT, Row
+from fuse_overlay.layers.index import OPAQUE, WHITEOUT, Row, is_name
 from fuse_overlay.layers.store import Tree
 from fuse_overlay.union.merge import WHITED_OUT
 from fuse_overlay.wire import structs as w
@@ -83,15 +84,20 @@ class TreeLower:
     def _row(self, place: int) -> tuple[int, Row]:
         try:
             number = self._index.entry(place - 1)[1] if place else 0
+        except IndexError:
+            raise OSError(errno.ENOENT, "no such place in the index") from None
+        try:
             return number, self._index.row(number)
         except IndexError:
-            raise OSError(2, "no such place in the index") from None
+            raise _corrupt() from None
 
     def find(self, directory: int, name: bytes) -> int | None:
         """The tree of the lowest layers has no whiteouts; that of tars above a directory may."""
         row = self._row(directory)[1]
         entry = self._index.entry
         low, high = row.first_dirent, row.first_dirent + row.dirents
+        if high > self._index.dirents:
+            raise _corrupt()
         while low < high:
             middle = (low + high) // 2
             found, number = entry(middle)
@@ -104,23 +110,30 @@ class TreeLower:
         return None
 
     def entries(self, directory: int) -> Iterator[tuple[bytes, int]]:
-        row = self._row(directory)[1]
+        first, count = self._extent(directory)
         entry = self._index.entry
-        for at in range(row.first_dirent, row.first_dirent + row.dirents):
+        for at in range(first, first + count):
             name, number = entry(at)
-            if b"\0" in name:
+            if b"\0" in name or b"/" in name:
                 raise _corrupt()
             yield name, WHITED_OUT if number == WHITEOUT else at + 1
 
     def entries_from(self, directory: int, start: int) -> Iterator[tuple[bytes, int, bytes]]:
         """(name, place, attributes) from the `start`th name on."""
-        row = self._row(directory)[1]
+        first, count = self._extent(directory)
         entry = self._index.entry
-        for at in range(row.first_dirent + start, row.first_dirent + row.dirents):
+        for at in range(first + start, first + count):
             name, number = entry(at)
-            if b"\0" in name:
+            if b"\0" in name:  # the kernel looks for slashes
                 raise _corrupt()
             yield name, at + 1, self._attributes(number, self._index.row(number))
+
+    def _extent(self, directory: int) -> tuple[int, int]:
+        """(first dirent, dirents)."""
+        try:
+            return self._index.extent(self._row(directory)[0])[:2]
+        except IndexError:
+            raise _corrupt() from None
 
     def mode(self, place: int) -> int:
         return self._row(place)[1].mode
@@ -155,7 +168,7 @@ class TreeLower:
         if size:
             try:
                 self._preadv(row, view[:size], offset)
-            except IndexError:
+            except (IndexError, struct.error):
                 raise _corrupt() from None
         return size
 
@@ -167,9 +180,17 @@ class TreeLower:
         return self._index.xattrs(row) if row.xattrs_bytes else {}
 
     def parent(self, place: int) -> tuple[int, bytes]:
-        """Directories are numbered in the order of their names' places: a binary search."""
-        position = place - 1
-        name, _ = self._index.entry(position)
+        try:
+            name, _ = self._index.entry(place - 1)
+            above = self._place(self._holder(place - 1))
+        except IndexError:
+            raise _corrupt() from None
+        if above >= place or not is_name(name):  # it would be above itself
+            raise _corrupt()
+        return above, name
+
+    def _holder(self, position: int) -> int:
+        """The row of a dirent's directory. They are numbered in the order of their names' places: a binary search."""
         low, high = 0, self._index.rows - 1
         while low < high:  # the last row that begins at or before it: empty ones begin where the next directory does
             middle = (low + high + 1) // 2
@@ -177,19 +198,22 @@ class TreeLower:
                 low = middle
             else:
                 high = middle - 1
-        return self._place(low), name
+        return low
 
     def _place(self, number: int) -> int:
-        """The place of a directory's row."""
+        """The place of a directory's row. Raises IndexError."""
         if number == 0:
             return 0
-        above = self._index.row(self._index.row(number).parent)
-        for position in range(above.first_dirent, above.first_dirent + above.dirents):
+        first, count, _ = self._index.extent(self._index.row(number).parent)
+        for position in range(first, first + count):
             if self._index.entry(position)[1] == number:
                 return position + 1
         raise _corrupt()
 
     def pieces(self, place: int, offset: int, size: int) -> Iterable[tuple[int, int, int]]:
         row = self._row(place)[1]
-        tar = self._tars[row.layer]
-        return [(tar, at, length) for at, length in self._index.segments(row, offset, size)]
+        try:
+            tar = self._tars[row.layer]
+            return [(tar, at, length) for at, length in self._index.segments(row, offset, size)]
+        except (IndexError, struct.error):
+            raise _corrupt() from None
