@@ -10,7 +10,7 @@ import struct
 from collections.abc import Iterable, Iterator
 from typing import Protocol
 
-from fuse_overlay.layers.index import OPAQUE, WHITEOUT, Row, is_name
+from fuse_overlay.layers.index import MERGED, OPAQUE, WHITEOUT, Row, is_name
 from fuse_overlay.layers.store import Tree
 from fuse_overlay.union.merge import WHITED_OUT
 from fuse_overlay.wire import structs as w
@@ -73,6 +73,7 @@ class TreeLower:
     def __init__(self, tree: Tree, number: int, first_inode: int, id_count: int) -> None:
         self.number = number
         self._index = tree.index
+        self.has_whiteouts = not tree.index.flags & MERGED
         self._tars = tree.tars
         self._preadv = tree.preadv
         self._first_inode = first_inode
@@ -112,20 +113,24 @@ class TreeLower:
     def entries(self, directory: int) -> Iterator[tuple[bytes, int]]:
         first, count = self._extent(directory)
         entry = self._index.entry
+        before = b""
         for at in range(first, first + count):
             name, number = entry(at)
-            if b"\0" in name or b"/" in name:
+            if name <= before or b"\0" in name or b"/" in name:
                 raise _corrupt()
+            before = name
             yield name, WHITED_OUT if number == WHITEOUT else at + 1
 
     def entries_from(self, directory: int, start: int) -> Iterator[tuple[bytes, int, bytes]]:
-        """(name, place, attributes) from the `start`th name on."""
+        """(name, place, attributes) from the `start`th name on, of a tree without whiteouts."""
         first, count = self._extent(directory)
         entry = self._index.entry
+        before = b""
         for at in range(first + start, first + count):
             name, number = entry(at)
-            if b"\0" in name:  # the kernel looks for slashes
+            if name <= before or b"\0" in name:  # the kernel looks for slashes
                 raise _corrupt()
+            before = name
             yield name, at + 1, self._attributes(number, self._index.row(number))
 
     def _extent(self, directory: int) -> tuple[int, int]:

@@ -85,6 +85,6 @@ def unchanged(directory: Directory) -> tuple[TreeLower, int] | None:
     """The one layer that is all there is of a directory, where its entries can be had without `load`."""
     if directory.names is None and not directory.in_upper and len(directory.lowers) == 1:
         lower, place = directory.lowers[0]
-        if isinstance(lower, TreeLower):
+        if isinstance(lower, TreeLower) and not lower.has_whiteouts:
             return lower, place
     return None

@@ -129,6 +129,9 @@ def test_tars_between_directories(place: Path) -> None:
             with mounted(place, f"lowerdir={options}") as merged:  # all below the marker in a root is hidden
                 assert sorted(os.listdir(merged)) == (["d", "new", "tar"] if "up" in options else ["new"])
                 assert not (merged / "a").exists()
+        (place / "more.tar").write_bytes(archive(("only/.wh.nothing", F, b"", ""), ("only/x", F, b"", "")))
+        with mounted(place, "lowerdir=more.tar:low") as merged:  # a whiteout in a directory that is nowhere else
+            assert os.listdir(merged / "only") == ["x"]
         (place / "layer/index").write_bytes(b"damaged")
         with mounted(place, "lowerdir=layer") as merged:
             assert (merged / "tar").read_text() == "tar"
