@@ -298,7 +298,7 @@ def of_image(layer: Path, _top: Path) -> Serve:
     ("server", "damage"),
     [
         *((of_image, damage) for damage in (*OUTSIDE, cookie_back, one_place, slash)),
-        *((of_union, damage) for damage in (*OUTSIDE, slash)),
+        *((of_union, damage) for damage in (*OUTSIDE, one_place, slash)),
     ],
 )
 def test_a_damaged_directory_is_an_error_to_programs(
