@@ -46,6 +46,7 @@ PIECE = struct.Struct("<QQ")
 NAME_AT = w.ENTRY.size + w.ATTR.size + w.DIRENT.size
 _COOKIE_WORD = (w.ENTRY.size + w.ATTR.size) // 8 + 1  # of a record, in units of 8 bytes: struct fuse_dirent's `off`
 _LENGTH_WORD = _COOKIE_WORD + 1  # `namelen` and `type`
+_RECORD_BYTES = NAME_AT + 7  # and those of its name: how long it is, rounded down to 8
 _TYPES = {stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK, stat.S_IFCHR, stat.S_IFBLK, stat.S_IFIFO}
 
 
@@ -176,7 +177,7 @@ class Index:
             end <= first + start
             or words[place + _COOKIE_WORD] != start + 1
             or words[last + _COOKIE_WORD] != end - first
-            or bound != last + _record_words(words[last + _LENGTH_WORD] & 0xFFFFFFFF)
+            or bound != last + (_RECORD_BYTES + (words[last + _LENGTH_WORD] & 0xFFFFFFFF) >> 3)
         ):
             raise CorruptIndex("a listing out of order")
         return self._bytes[self._listing_at + place * 8 : self._listing_at + bound * 8], end - first
@@ -191,7 +192,7 @@ class Index:
             length = words[place + _LENGTH_WORD] & 0xFFFFFFFF
             if wanted != (places[first + number], words[place + _COOKIE_WORD], length) or not is_name(name):
                 raise CorruptIndex("a listing out of order")
-            place += _record_words(length)
+            place += _RECORD_BYTES + length >> 3
         if places[first + count] != place:
             raise CorruptIndex("a listing out of order")
 
@@ -307,10 +308,14 @@ class Index:
         kind = stat.S_IFMT(row.mode)
         if kind not in _TYPES and row.mode:
             raise CorruptIndex(f"a file of mode {row.mode:o}")
-        if row.dirents and kind != stat.S_IFDIR:
-            raise CorruptIndex("a file with names in it")
-        if kind != stat.S_IFREG or not row.size:
+        if kind == stat.S_IFDIR:
             return
+        if row.dirents:
+            raise CorruptIndex("a file with names in it")
+        if kind == stat.S_IFREG and row.size:
+            self._check_content(row)
+
+    def _check_content(self, row: Row) -> None:
         if row.layer >= len(self.layers):
             raise CorruptIndex(f"content in layer {row.layer} of {len(self.layers)}")
         if row.flags & SPARSE:
@@ -324,11 +329,6 @@ class Index:
 def is_name(name: bytes) -> bool:
     """Whether a directory may have an entry of this name."""
     return b"/" not in name and b"\0" not in name and name not in (b"", b".", b"..")
-
-
-def _record_words(name_bytes: int) -> int:
-    """The length of a record of the listing, in units of 8 bytes."""
-    return NAME_AT + name_bytes + 7 >> 3
 
 
 def segments(
