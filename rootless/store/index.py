@@ -6,6 +6,7 @@ wrong makes the whole file damaged, until `rootless system check --repair` has t
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any, TypeGuard
 
 from rootless.model import reference
@@ -34,9 +35,10 @@ def salvage(data: bytes) -> list[dict[str, Any]]:
         return []
     kept = []
     for entry in filter(_has_digest, entries):
-        said = entry.get("annotations")
-        annotations = {key: value for key, value in said.items() if _fits(key, value)} if isinstance(said, dict) else {}
-        if name := annotations.get(NAME_ANNOTATION) or annotations.get(REF_ANNOTATION):
+        said = entry["annotations"] if isinstance(entry.get("annotations"), dict) else {}
+        annotations = {key: value for key, value in said.items() if not _is_wrong(key, said)}
+        name = annotations.get(NAME_ANNOTATION) or annotations.get(REF_ANNOTATION)
+        if name and NAME_ANNOTATION in said:
             annotations |= {NAME_ANNOTATION: name, REF_ANNOTATION: name}
         rest = {key: value for key, value in entry.items() if key != "annotations"}
         kept.append({**rest, "annotations": annotations} if annotations else rest)
@@ -62,7 +64,7 @@ def _wrong(entry: object) -> str:
     if not isinstance(annotations, dict):
         return f"the annotations of {entry['digest']} are {annotations!r:.80}"
     for key, value in annotations.items():
-        if not _fits(key, value):
+        if _is_wrong(key, annotations):
             return f"{key} of {entry['digest']} is {value!r:.80}"
     return ""
 
@@ -71,18 +73,21 @@ def _has_digest(entry: object) -> TypeGuard[dict[str, Any]]:
     return isinstance(entry, dict) and reference.is_digest(entry.get("digest"))
 
 
-def _fits(key: str, value: object) -> bool:
-    """Ours are canonical."""
+def _is_wrong(key: str, annotations: Mapping[str, object]) -> bool:
+    """Ours are canonical; others (skopeo) name what they put here in REF_ANNOTATION alone, in their way."""
+    value = annotations[key]
     if key == MANIFEST_ANNOTATION:
-        return reference.is_digest(value)
+        return not reference.is_digest(value)
     if key not in (NAME_ANNOTATION, REF_ANNOTATION, PULLED_ANNOTATION):
-        return True
+        return False
     if not isinstance(value, str):
+        return True
+    if key == REF_ANNOTATION and NAME_ANNOTATION not in annotations:
         return False
     try:
         asked = reference.parse(value)
     except InvalidParameter:
-        return False
+        return True
     if key == PULLED_ANNOTATION:
-        return bool(asked.digest) and value == f"{asked.repository}@{asked.digest}"
-    return value == asked.name
+        return not asked.digest or value != f"{asked.repository}@{asked.digest}"
+    return value != asked.name

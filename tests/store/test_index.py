@@ -28,7 +28,15 @@ def of(**annotations: object) -> dict[str, Any]:
     return {"digest": A, "annotations": {**NAMED, **annotations}}
 
 
-@pytest.mark.parametrize("entries", [[], [{"digest": A}], [OTHER, of(), {"digest": B, "mediaType": "x"}]])
+@pytest.mark.parametrize(
+    "entries",
+    [
+        [],
+        [{"digest": A}],
+        [{"digest": A, "annotations": {REF_ANNOTATION: "latest"}}],
+        [OTHER, of(), {"digest": B, "mediaType": "x"}],
+    ],
+)
 def test_what_is_written_is_believed(entries: list[dict[str, Any]]) -> None:
     assert index.parse(written(*entries)) == index.salvage(written(*entries)) == entries
 
