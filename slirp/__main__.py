@@ -45,20 +45,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code 1 and a message where it cannot start."""
     asked = _parser().parse_args(arguments)
     try:
+        for option, fd in (("--exit-fd", asked.exit_fd), ("--ready-fd", asked.ready_fd)):
+            _check_open(option, fd)  # before there are descriptors of ours
         plan = _plan(asked)
         device = _device_of(asked, plan)
         listener = _api_listener(asked.api_socket) if asked.api_socket else None
         capture = os.open(asked.pcap, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600) if asked.pcap else -1
     except (ValueError, IndexError, OSError) as error:
-        sys.stderr.write(f"rootless-slirp: {error}\n")
-        return 1
+        return _failed(error)
     try:
         _serve(plan, device, listener, capture, asked.ready_fd, asked.exit_fd)
+    except (ValueError, OSError) as error:
+        return _failed(error)
     finally:
         if listener is not None:
             with contextlib.suppress(OSError):
                 os.unlink(asked.api_socket)
     return 0
+
+
+def _failed(error: Exception) -> int:
+    sys.stderr.write(f"rootless-slirp: {error}\n")
+    return 1
+
+
+def _check_open(option: str, fd: int | None) -> None:
+    """Raises ValueError."""
+    try:
+        if fd is not None:
+            os.fstat(fd)
+    except (OSError, OverflowError):
+        raise ValueError(f"{option} {fd} is no open descriptor") from None
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -260,7 +277,10 @@ def _serve(
     if capture >= 0:
         _ask(ours, {"type": "Capture"}, capture)
     if ready_fd is not None:
-        os.write(ready_fd, b"1")
+        try:
+            os.write(ready_fd, b"1")
+        except OSError as error:
+            raise ValueError(f"--ready-fd {ready_fd} cannot be written to: {error.strerror}") from None
         os.close(ready_fd)
     forwards = HostForwards(plan.address4.partition("/")[0], lambda command, fd: _ask(ours, command, fd))
     waiting = select.poll()
@@ -273,18 +293,18 @@ def _serve(
         for fd, _ in waiting.poll():
             if listener is None or fd != listener.fileno():
                 return  # the network has ended, or should
-            connection, _ = listener.accept()
-            forwards.serve(connection)
+            with contextlib.suppress(OSError):  # it has gone, or there is no descriptor for it
+                forwards.serve(listener.accept()[0])
 
 
 def _ask(control: socket.socket, command: dict[str, object], fd: int) -> None:
     """Raises ValueError where the network refuses. The descriptor is closed."""
     data = json.dumps(command).encode()
-    if fd >= 0:
-        socket.send_fds(control, [data], [fd])
-        os.close(fd)
-    else:
-        control.send(data)
+    try:
+        socket.send_fds(control, [data], [fd] if fd >= 0 else [])
+    finally:
+        if fd >= 0:
+            os.close(fd)
     answer = json.loads(control.recv(1 << 16) or b'{"error": "it has ended"}')
     if "error" in answer:
         raise ValueError(f"the network refuses: {answer['error']}")

@@ -8,11 +8,12 @@ import contextlib
 import ipaddress
 import json
 import socket
+import time
 from collections.abc import Callable
 from typing import Any
 
 MAX_REQUEST = 4096
-SECONDS = 5.0
+SECONDS = 5.0  # for a client, from its first byte to its last: others wait, and so does the end
 
 
 class HostForwards:
@@ -25,20 +26,22 @@ class HostForwards:
         self._last = 0
 
     def serve(self, connection: socket.socket) -> None:
-        """Answer one call and close."""
+        """Answer one call and close, whatever the client does."""
+        deadline = time.monotonic() + SECONDS
         with connection, contextlib.suppress(OSError):
+            request = _request(connection, deadline)
             connection.settimeout(SECONDS)
-            request = b""
-            while len(request) < MAX_REQUEST and (data := connection.recv(MAX_REQUEST)):
-                request += data
-                with contextlib.suppress(ValueError):
-                    json.loads(request)
-                    break  # it is whole, though the client keeps its side open
             connection.sendall(json.dumps(self.call(request)).encode())
+            if len(request) > MAX_REQUEST:  # closed with something unread, the client would see a reset
+                connection.shutdown(socket.SHUT_WR)
+                while _receive(connection, deadline):
+                    pass
 
     def call(self, request: bytes) -> dict[str, object]:
         """{"return": …} or {"error": {"desc": …}}."""
         try:
+            if len(request) > MAX_REQUEST:
+                raise ValueError(f"a call has {MAX_REQUEST} bytes at most")
             call = json.loads(request)
             arguments = call.get("arguments") or {}
             match call.get("execute"):
@@ -51,7 +54,7 @@ class HostForwards:
                     return {"return": {}}
                 case other:
                     raise ValueError(f"unknown call {other!r}")
-        except (ValueError, KeyError, AttributeError, TypeError, OSError) as error:
+        except (ValueError, KeyError, AttributeError, TypeError, OSError, RecursionError) as error:
             return {"error": {"desc": f"bad request: {error}"}}
 
     def _add(self, arguments: dict[str, Any]) -> int:
@@ -88,14 +91,34 @@ class HostForwards:
 
     def _remove(self, arguments: dict[str, Any]) -> None:
         number = arguments["id"]
-        if number not in self._entries:
-            raise ValueError(f"no port is forwarded with id {number}")
+        if type(number) is not int or number not in self._entries:
+            raise ValueError(f"no port is forwarded with id {number!r}")
         self._ask({"type": "Unpublish", "publish_id": str(number)}, -1)
         del self._entries[number]
 
 
+def _request(connection: socket.socket, deadline: float) -> bytes:
+    """What the client sends until it is whole, though its side stays open; or too long; or late. Raises OSError."""
+    request = b""
+    while len(request) <= MAX_REQUEST and (data := _receive(connection, deadline)):
+        request += data
+        with contextlib.suppress(ValueError, RecursionError):
+            json.loads(request)
+            break
+    return request
+
+
+def _receive(connection: socket.socket, deadline: float) -> bytes:
+    """b"" at the end, and at the deadline. Raises OSError."""
+    connection.settimeout(max(0.001, deadline - time.monotonic()))
+    try:
+        return connection.recv(MAX_REQUEST) if time.monotonic() < deadline else b""
+    except TimeoutError:
+        return b""
+
+
 def _port(arguments: dict[str, Any], name: str) -> int:
     value = arguments.get(name)
-    if not isinstance(value, int) or not 0 < value < 65536:
+    if type(value) is not int or not 0 < value < 65536:
         raise ValueError(f"{name} {value!r} is not from 1 to 65535")
     return value

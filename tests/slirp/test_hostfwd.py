@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
+import threading
+import time
 
 import pytest
 
+from slirp import hostfwd
 from slirp.hostfwd import HostForwards
 
-FREE_PORT = 0
+DEEP = "[" * 950 + "]" * 950  # read, but not shown
 
 
 class Asked:
@@ -77,6 +81,16 @@ def test_a_port_is_added_listed_and_removed(forwards: HostForwards, asked: Asked
         ' "guest_port": 1}}',
         '{"execute": "remove_hostfwd", "arguments": {"id": 7}}',
         '{"execute": "remove_hostfwd"}',
+        '{"execute": "add_hostfwd", "arguments": {"proto": "tcp", "host_port": true, "guest_port": 1}}',
+        '{"execute": "add_hostfwd", "arguments": {"proto": "tcp", "host_port": 1e400, "guest_port": 1}}',
+        '{"execute": "add_hostfwd", "arguments": {"proto": "tcp", "host_addr": "\\ud800", "host_port": 8,'
+        ' "guest_port": 1}}',
+        f'{{"execute": "remove_hostfwd", "arguments": {{"id": {"9" * 4000}}}}}',
+        "9" * 5000,
+        "[" * 1100,
+        f'{{"execute": {DEEP}}}',
+        f'{{"execute": "remove_hostfwd", "arguments": {{"id": {DEEP}}}}}',
+        '{"execute": "list_hostfwd"}' + " " * 5000,
     ],
 )
 def test_bad_calls_change_nothing(forwards: HostForwards, asked: Asked, request_text: str) -> None:
@@ -103,3 +117,55 @@ def test_over_the_socket(forwards: HostForwards) -> None:
         ours.shutdown(socket.SHUT_WR)
         forwards.serve(theirs)
         assert json.loads(ours.recv(4096)) == {"return": {"entries": []}}
+
+
+def test_a_number_that_only_equals_an_id_removes_nothing(forwards: HostForwards) -> None:
+    call(forwards, "add_hostfwd", proto="tcp", host_addr="127.0.0.1", host_port=free_port(), guest_port=80)
+    for number in (True, 1.0):
+        assert "error" in call(forwards, "remove_hostfwd", id=number)
+    assert call(forwards, "remove_hostfwd", id=1) == {"return": {}}
+
+
+BAD_CALLS = {
+    "deep": b"[" * 1100,
+    "too long": b'{"execute": "' + b"x" * 100_000,
+    "no UTF-8": b'{"execute": "\xff"}',
+    "a zero": b"\0",
+    "cut off": b'{"execute": "list_',
+    "nothing": b"",
+}
+
+
+@pytest.mark.parametrize("shut", [True, False], ids=["half-closed", "open"])
+@pytest.mark.parametrize("sent", BAD_CALLS.values(), ids=BAD_CALLS)
+def test_every_bad_call_is_answered(
+    forwards: HostForwards, sent: bytes, shut: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hostfwd, "SECONDS", 0.3)
+    ours, theirs = socket.socketpair()
+    with ours:
+        server = threading.Thread(target=forwards.serve, args=(theirs,))
+        server.start()
+        ours.sendall(sent)
+        if shut:
+            ours.shutdown(socket.SHUT_WR)
+        answer = b"".join(iter(lambda: ours.recv(4096), b""))
+    server.join(10)
+    assert "error" in json.loads(answer)
+
+
+def test_a_client_that_goes_on_and_on_or_away(forwards: HostForwards, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hostfwd, "SECONDS", 0.3)
+    ours, theirs = socket.socketpair()
+    server = threading.Thread(target=forwards.serve, args=(theirs,))
+    server.start()
+    with ours, contextlib.suppress(BrokenPipeError):
+        for _ in range(100):  # each byte in time, all of them not
+            ours.sendall(b" ")
+            time.sleep(0.1)
+        pytest.fail("it was still waited for")
+    server.join(10)
+    ours, theirs = socket.socketpair()
+    ours.sendall(b"[]")
+    ours.close()
+    forwards.serve(theirs)

@@ -145,6 +145,33 @@ def test_the_hosts_loopback_over_ipv6(guest: Guest) -> None:
             assert server.recv(10) == b"six"
 
 
+def test_no_call_ends_the_network(guest: Guest) -> None:
+    for sent in (b"[" * 1100, b"[" * 100_000, b"\xff", b""):
+        with socket.socket(socket.AF_UNIX) as api:
+            api.settimeout(20)
+            api.connect(str(guest.api))
+            api.sendall(sent)
+            api.shutdown(socket.SHUT_WR)
+            assert "error" in json.loads(receive(api))
+
+
+@pytest.mark.parametrize("option", ["--exit-fd", "--ready-fd"])
+@pytest.mark.parametrize("number", ["99", "-1", "99999999999999999999"])
+def test_a_descriptor_that_is_not_open(option: str, number: str) -> None:
+    command = [sys.executable, "-m", "slirp", f"{option}={number}", "1"]
+    done = subprocess.run(command, cwd=TOP, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (1, f"rootless-slirp: {option} {number} is no open descriptor\n")
+
+
+def test_a_descriptor_that_cannot_be_written_to() -> None:
+    command = ["unshare", "-Urn", "sh", "-c", 'exec "$0" -m slirp --ready-fd=0 $$ </dev/null', sys.executable]
+    done = subprocess.run(command, cwd=TOP, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (
+        1,
+        "rootless-slirp: --ready-fd 0 cannot be written to: Bad file descriptor\n",
+    )
+
+
 def test_a_port_forwarded_by_the_api_socket(guest: Guest) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
