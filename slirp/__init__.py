@@ -9,6 +9,7 @@ import socket
 from slirp.config import NetworkConfig
 from slirp.devices.guest import configure_guest, loopback_up, set_default_routes
 from slirp.devices.tap import open_device, open_tap
+from slirp.devices.veth import is_packet_socket, remove_veth
 from slirp.fast.calls import FAST_SOCKETS_BYTES, notify_connects
 from slirp.run import run_network
 
@@ -24,10 +25,12 @@ __all__ = [
     "FAST_SOCKETS_BYTES",
     "NetworkConfig",
     "configure_guest",
+    "is_packet_socket",
     "loopback_up",
     "notify_connects",
     "open_device",
     "open_tap",
+    "remove_veth",
     "run_fast_sockets",
     "run_network",
     "set_default_routes",

@@ -56,6 +56,7 @@ def main() -> int:
         open_tap=_open_tap,
         loopback_up=lambda: _prepare_network(idmap.count),
         set_default_routes=slirp.set_default_routes,
+        remove_veth=slirp.remove_veth,
         notify_connects=slirp.notify_connects,
     )
     roots = settings.state_root, settings.data_root
@@ -155,15 +156,20 @@ def _open_tap(network: GuestNetwork) -> int:
         _sysctl(f"ipv6/conf/{network.interface}/accept_ra", "0")
     else:
         _sysctl(f"ipv6/conf/{network.interface}/disable_ipv6", "1")
-    slirp.configure_guest(
-        network.interface,
-        network.mac,
-        network.mtu,
-        network.address4,
-        network.gateway4,
-        network.address6,
-        network.gateway6,
-    )
+    try:
+        slirp.configure_guest(
+            network.interface,
+            network.mac,
+            network.mtu,
+            network.address4,
+            network.gateway4,
+            network.address6,
+            network.gateway6,
+        )
+    except OSError:
+        os.close(fd)
+        slirp.remove_veth(network.interface)  # a TAP has gone
+        raise
     return fd
 
 

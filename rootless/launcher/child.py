@@ -47,6 +47,7 @@ class ChildContext:
     id_count: int
     open_tap: Callable[[GuestNetwork], int]
     set_default_routes: Callable[[str, str, str], None]
+    remove_veth: Callable[[str], None]
     loopback_up: Callable[[], None]
     notify_connects: Callable[[], int]
 
@@ -133,18 +134,32 @@ def joining(
     container(channel, spec, stdio, context)
 
 
+@dataclass(frozen=True)
+class RemoveDevice:
+    """A device of a running container that does not go by itself."""
+
+    container_id: str
+    interface: str
+
+
+InNetwork = messages.ConnectNetwork | messages.RouteNetwork | RemoveDevice
+
+
 def in_network_of(
     pidfd: int,
-    request: messages.ConnectNetwork | messages.RouteNetwork,
+    request: InNetwork,
     channel: socket.socket,
     context: ChildContext,
 ) -> None:
-    """In a child of the launcher: a device more, or other routes, in a running container's network namespace.
+    """In a child of the launcher: a device more, or less, or other routes, in a running container's network namespace.
     Sends {} with the device, or {"errno", "message"}."""
     try:
         context.syscalls.setns(pidfd, n.CLONE_NEWNET)
         if isinstance(request, messages.ConnectNetwork):
             _send(channel, {"type": "made"}, [context.open_tap(request.network)])
+        elif isinstance(request, RemoveDevice):
+            context.remove_veth(request.interface)
+            _send(channel, {"type": "made"})
         else:
             context.set_default_routes(request.interface, request.gateway4, request.gateway6)
             _send(channel, {"type": "made"})

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import slirp
 from rootless.launcher import messages
 from rootless.launcher.connections import log
 from rootless.launcher.networks import Networks
@@ -47,11 +48,18 @@ def detach_all(networks: Networks, process: Process) -> None:
         detach(networks, network.network_id, network.endpoint_id)
 
 
-def disconnect(networks: Networks, process: Process | None, network_id: str, endpoint_id: str) -> None:
-    """Of a running container, or of one that has just gone (None)."""
+def disconnect(networks: Networks, process: Process | None, network_id: str, endpoint_id: str) -> str:
+    """Of a running container, or of one that has just gone (None). The name of the device that is still to be removed
+    in it: one end of a veth pair, which does not go with its descriptor. "" for none."""
+    fd = networks.device(network_id, endpoint_id)
+    goes = fd is not None and not slirp.is_packet_socket(fd)
+    left = ""
     if process is not None:
+        if process.started and process.status is None and not goes:
+            left = next((n.interface for n in process.networks if n.endpoint_id == endpoint_id), "")
         process.networks = tuple(network for network in process.networks if network.endpoint_id != endpoint_id)
     detach(networks, network_id, endpoint_id)
+    return left
 
 
 def connections_of(pid: int) -> list[str]:

@@ -78,6 +78,12 @@ class Networks:
             wire.close_all(descriptors)
         return answer
 
+    def device(self, network_id: str, endpoint_id: str) -> int | None:
+        """The descriptor of an endpoint's device, still ours; None where it is not kept."""
+        network = self.by_id.get(network_id)
+        _, descriptors = network.kept.get(endpoint_id, ({}, [])) if network else ({}, [])
+        return descriptors[0] if descriptors else None
+
     def stop(self, network_id: str) -> None:
         network = self.by_id.pop(network_id, None)
         if network is None:

@@ -207,6 +207,14 @@ class Launcher:
                 self._start(connection, request_id, request)
             case messages.ConnectNetwork() | messages.RouteNetwork():
                 self._inside(connection, request_id, request)
+            case messages.DisconnectNetwork():
+                process = self._processes.by_id.get(request.container_id)
+                self._fast_sockets.left(request.container_id, request.network_id)
+                left = endpoints.disconnect(self._networks, process, request.network_id, request.endpoint_id)
+                if left:
+                    self._inside(connection, request_id, child.RemoveDevice(request.container_id, left))
+                else:
+                    self._peers.reply(connection, request_id, {})
             case messages.RemoveTree():
                 self._removals.start(connection, request_id, request.path)
             case messages.Stdio():
@@ -241,10 +249,6 @@ class Launcher:
                 return {"pid": self._networks.start(request)}
             case messages.StopNetwork():
                 self._networks.stop(request.network_id)
-            case messages.DisconnectNetwork():
-                process = self._processes.by_id.get(request.container_id)
-                self._fast_sockets.left(request.container_id, request.network_id)
-                endpoints.disconnect(self._networks, process, request.network_id, request.endpoint_id)
         return {}
 
     def _hello(self) -> dict[str, object]:
@@ -337,12 +341,7 @@ class Launcher:
             wire.close_all(descriptors)
 
     # ------------------------------------------------------------------------------------------------ live networks
-    def _inside(
-        self,
-        connection: Connection,
-        request_id: int,
-        request: messages.ConnectNetwork | messages.RouteNetwork,
-    ) -> None:
+    def _inside(self, connection: Connection, request_id: int, request: child.InNetwork) -> None:
         """Work in a running container's network namespace: a child's, as a process cannot leave one again."""
         process = self._processes.find(request.container_id)
         if process.status is not None or not process.started:

@@ -4,6 +4,8 @@ segments come and go uncut; datagrams larger than the MTU must be cut by us.
 
 The other end is seen in the guest, by the name PEER. It has no addresses, and the kernel drops what comes in there.
 
+    It does not end with the socket: `remove_veth` takes it away.
+
     python -m slirp.devices.veth      exits with 0 where a user can make one"""
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ import sys
 PEER = "slirp{}"
 _SOL_PACKET, _PACKET_VNET_HDR_SZ = 263, 24  # linux/if_packet.h
 _ETH_P_ALL = 3
-_RTM_NEWLINK, _NLM_F_REQUEST, _NLM_F_ACK, _NLM_F_EXCL, _NLM_F_CREATE = 16, 1, 4, 0x200, 0x400
+_RTM_NEWLINK, _RTM_DELLINK = 16, 17
+_NLM_F_REQUEST, _NLM_F_ACK, _NLM_F_EXCL, _NLM_F_CREATE = 1, 4, 0x200, 0x400
 _IFLA_MTU, _IFLA_IFNAME, _IFLA_LINKINFO = 4, 3, 18  # linux/if_link.h
 _IFLA_INFO_KIND, _IFLA_INFO_DATA, _VETH_INFO_PEER = 1, 2, 1
 _NLA_F_NESTED = 0x8000
@@ -49,8 +52,15 @@ def open_veth(name: str, mtu: int) -> int:
         sock.bind((peer, _ETH_P_ALL))
     except BaseException:
         sock.close()
+        remove_veth(name)
         raise
     return sock.detach()
+
+
+def remove_veth(name: str) -> None:
+    """Of the current network namespace, with its peer; harmless where it has gone. Raises OSError."""
+    if _exists(name):
+        _ask(_link_message(0, socket.if_nametoindex(name)), kind=_RTM_DELLINK)
 
 
 def is_packet_socket(fd: int) -> bool:
@@ -78,8 +88,8 @@ def _attribute(kind: int, value: bytes) -> bytes:
     return struct.pack("=HH", length, kind) + value + bytes(-length % 4)
 
 
-def _ask(body: bytes, flags: int = 0) -> None:
-    message = struct.pack("=IHHII", 16 + len(body), _RTM_NEWLINK, _NLM_F_REQUEST | _NLM_F_ACK | flags, 1, 0) + body
+def _ask(body: bytes, flags: int = 0, kind: int = _RTM_NEWLINK) -> None:
+    message = struct.pack("=IHHII", 16 + len(body), kind, _NLM_F_REQUEST | _NLM_F_ACK | flags, 1, 0) + body
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE) as sock:
         sock.send(message)
         (error,) = struct.unpack_from("=i", sock.recv(4096), 16)
