@@ -74,7 +74,7 @@ NETWORK = [
     _many("--dns-search", help="Domain to search"),
     flag("--ip", default="", help="IPv4 address"),
     flag("--ip6", default="", help="IPv6 address"),
-    _many("--link-local-ip", help="Link-local address"),
+    _many("--link-local-ip", help="Not supported: refused"),
     flag("--mac-address", default="", help="MAC address"),
     _many("--link", help="Link to another container, name[:alias]"),
 ]

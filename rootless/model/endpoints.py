@@ -57,6 +57,7 @@ def settings_of(asked: Mapping[str, Any], network: Network) -> dict[str, Any]:
     addresses = asked.get("IPAMConfig") or {}
     if not isinstance(addresses, dict):
         raise InvalidParameter("IPAMConfig must be an object")
+    _check_link_local(_words(addresses, "LinkLocalIPs"))
     addresses = {name: str(value) for name, value in addresses.items() if value and name != "LinkLocalIPs"}
     for name, version in (("IPv4Address", 4), ("IPv6Address", 6)):
         if addresses.get(name):
@@ -69,6 +70,7 @@ def settings_of(asked: Mapping[str, Any], network: Network) -> dict[str, Any]:
     for alias in aliases:
         if not _ALIAS.fullmatch(alias):
             raise InvalidParameter(f"invalid network alias: {alias!r}")
+    links_of(links)
     options = asked.get("DriverOpts") or {}
     if not isinstance(options, dict):
         raise InvalidParameter("DriverOpts must be an object")
@@ -136,6 +138,16 @@ def _check_address(text: str, version: int, network: Network) -> None:
         raise InvalidParameter(
             f"invalid endpoint settings:\nno configured subnet or ip-range contain the IP address {text}"
         )
+
+
+def _check_link_local(addresses: list[str]) -> None:
+    """The network takes no packets from addresses it has not given."""
+    for text in addresses:
+        try:
+            ipaddress.ip_address(text)
+        except ValueError:
+            raise InvalidParameter(f"invalid endpoint settings:\ninvalid link-local IP address: {text}") from None
+        raise InvalidParameter(f"invalid endpoint settings:\nlink-local IP addresses are not supported: {text}")
 
 
 def _mac(text: str) -> str:

@@ -215,6 +215,10 @@ def test_the_networks_of_a_container() -> None:
         (body("mine", {"mine": {"MacAddress": "01:00:00:00:00:00"}}), "no address of a single device"),
         (body("mine", {"mine": {"Aliases": ["-x"]}}), "invalid network alias"),
         (body("mine", {"mine": "x"}), "must be an object"),
+        (body("mine", {"mine": {"IPAMConfig": {"LinkLocalIPs": ["zz"]}}}), "invalid link-local IP address: zz"),
+        (body("mine", {"mine": {"IPAMConfig": {"LinkLocalIPs": ["169.254.3.4"]}}}), "are not supported: 169.254.3.4"),
+        (body("mine", {"mine": {"Links": ["a:-"]}}), "bad format for links: a:-"),
+        (body("mine", {"mine": {"IPAMConfig": {"LinkLocalIPs": 5}}}), "LinkLocalIPs must be a list"),
     ],
 )
 def test_what_no_container_may_have(asked: dict[str, Any], words: str) -> None:

@@ -19,7 +19,7 @@ from rootless.client.client import segment
 @flag("--ip", default="", help="IPv4 address")
 @flag("--ip6", default="", help="IPv6 address")
 @flag("--link", multiple=True, help="Link to another container, name[:alias]")
-@flag("--link-local-ip", multiple=True, help="Link-local address")
+@flag("--link-local-ip", multiple=True, help="Not supported: refused")
 def command(invocation: Invocation, args: tuple[str, ...], **options: Any) -> None:
     """Connect a container to a network"""
     addresses = {"IPv4Address": options["ip"], "IPv6Address": options["ip6"], "LinkLocalIPs": options["link_local_ip"]}
