@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from rootless.cli import limits, networks, ports, types
+from rootless.cli.commands import network_create
 from rootless.cli.detach_keys import DetachMatcher, key_bytes
 from rootless.cli.env_files import environment_list, parse_env_file
 from rootless.cli.flags import FlagError
@@ -183,6 +184,42 @@ def test_networks() -> None:
     assert found == {"n": {"Aliases": ["a", "b"], "IPAMConfig": {"IPv4Address": "10.0.0.2"}}, "m": {}}
     with pytest.raises(InvalidParameter):
         networks.endpoints({**options, "network": ("n", "host")})
+
+
+SUBNET = ("10.9.0.0/24",)
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ((SUBNET, ("zz",), (), ()), 'invalid argument "zz" for "--gateway" flag: invalid address'),
+        ((SUBNET, (), ("zz",), ()), 'invalid argument "zz" for "--ip-range" flag: invalid CIDR block notation'),
+        ((SUBNET, (), (), ("a=zz",)), 'invalid argument "a=zz" for "--aux-address" flag: invalid address'),
+        ((SUBNET, (), (), ("zz",)), 'invalid argument "zz" for "--aux-address" flag: invalid address'),
+        ((("zz",), (), (), ()), 'invalid argument "zz" for "--subnet" flag: invalid CIDR block notation'),
+        (((), ("zz",), (), ()), 'invalid argument "zz" for "--gateway" flag: invalid address'),
+        ((SUBNET, ("10.8.0.1",), (), ()), "no matching subnet for gateway 10.8.0.1"),
+        ((SUBNET, (), ("10.8.0.0/25",), ()), "no matching subnet for range 10.8.0.0/25"),
+        ((SUBNET, (), (), ("a=10.8.0.1",)), "no matching subnet for aux-address 10.8.0.1"),
+    ],
+)
+def test_a_networks_address_that_is_wrong_is_named_with_its_flag(asked: tuple[Any, ...], words: str) -> None:
+    with pytest.raises(InvalidParameter) as caught:
+        network_create.subnets(*asked)
+    assert caught.value.message == words
+
+
+def test_a_networks_addresses_are_put_with_their_subnets() -> None:
+    asked = ("10.9.0.0/24", "fd00:9::/64"), ("fd00:9::1", "10.9.0.1"), ("10.9.0.128/25",), ("a=10.9.0.2", "b=fd00:9::2")
+    assert network_create.subnets(*asked) == [
+        {
+            "Subnet": "10.9.0.0/24",
+            "Gateway": "10.9.0.1",
+            "IPRange": "10.9.0.128/25",
+            "AuxiliaryAddresses": {"a": "10.9.0.2"},
+        },
+        {"Subnet": "fd00:9::/64", "Gateway": "fd00:9::1", "AuxiliaryAddresses": {"b": "fd00:9::2"}},
+    ]
 
 
 def test_detach_keys() -> None:

@@ -54,24 +54,31 @@ def subnets(
     networks: tuple[str, ...], gateways: tuple[str, ...], ranges: tuple[str, ...], others: tuple[str, ...]
 ) -> list[dict[str, Any]]:
     """IPAM.Config: each gateway, range and auxiliary address with the subnet it lies in. Raises InvalidParameter."""
-    from ipaddress import ip_address, ip_network
+    from ipaddress import IPv4Network, IPv6Network, ip_network
 
     rows: list[dict[str, Any]] = [{"Subnet": network} for network in networks]
 
-    def row_of(what: str, text: str) -> dict[str, Any]:
+    def read(flag_name: str, given: str, text: str) -> IPv4Network | IPv6Network:
         try:
-            first = ip_network(text, strict=False)[0] if "/" in text else ip_address(text)
-            for row in rows:
-                if first in ip_network(row["Subnet"], strict=False):
-                    return row
-        except ValueError as error:
-            raise InvalidParameter(str(error)) from None
-        raise InvalidParameter(f"no matching subnet for {what} {text}")
+            return ip_network(text, strict=False)
+        except ValueError:
+            needed = "invalid CIDR block notation" if flag_name in ("subnet", "ip-range") else "invalid address"
+            raise InvalidParameter(f'invalid argument "{given}" for "--{flag_name}" flag: {needed}') from None
+
+    within = [(read("subnet", text, text), row) for text, row in zip(networks, rows, strict=True)]
+
+    def row_of(flag_name: str, given: str, text: str) -> dict[str, Any]:
+        first = read(flag_name, given, text)[0]
+        for subnet, row in within:
+            if first in subnet:
+                return row
+        raise InvalidParameter(f"no matching subnet for {flag_name.removeprefix('ip-')} {text}")
 
     for gateway in gateways:
-        row_of("gateway", gateway)["Gateway"] = gateway
+        row_of("gateway", gateway, gateway)["Gateway"] = gateway
     for text in ranges:
-        row_of("range", text)["IPRange"] = text
-    for name, address in mapping(others).items():
-        row_of("aux-address", address).setdefault("AuxiliaryAddresses", {})[name] = address
+        row_of("ip-range", text, text)["IPRange"] = text
+    for pair in others:
+        name, _, address = pair.partition("=")
+        row_of("aux-address", pair, address).setdefault("AuxiliaryAddresses", {})[name] = address
     return rows
