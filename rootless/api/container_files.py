@@ -7,13 +7,16 @@ import json
 import traceback
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack
+from typing import Any
 
 import trio
 
 from rootless.api.http import Request, Response, StreamResponse, json_response
 from rootless.engine.engine import Engine
 from rootless.images.committing import CommitRequest
+from rootless.model import request_types
 from rootless.model.errors import InvalidParameter, RootlessError
+from rootless.model.request_types import check_types
 
 _TAR = {"Content-Type": "application/x-tar"}
 
@@ -54,12 +57,14 @@ async def write(engine: Engine, request: Request, parameters: dict[str, str]) ->
 async def commit(engine: Engine, request: Request, parameters: dict[str, str]) -> Response:
     query = request.query
     container = engine.containers.find(query.get("container", ""))
+    config: dict[str, Any] = await request.json()
+    check_types(config, request_types.CONTAINER)
     asked = CommitRequest(
         name=query.get("repo", "") + (f":{query['tag']}" if query.get("repo") and query.get("tag") else ""),
         changes=tuple(request.query_lists.get("changes", [])),
         message=query.get("comment", ""),
         author=query.get("author", ""),
-        config=await request.json(),
+        config=config,
     )
     image_id = await engine.commit(container, asked, pause=request.flag("pause", default=True))
     engine.events.emit("container", "commit", container.id, {**container.attributes, "imageID": image_id})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import trio
 
 from rootless.api.http import Request, Response, json_response
@@ -9,7 +11,10 @@ from rootless.api.streams import RAW, close_process_input, content_type, convers
 from rootless.engine.detach import parse_keys
 from rootless.engine.engine import Engine
 from rootless.engine.execs import Exec
+from rootless.engine.specification import terminal_size
+from rootless.model import request_types
 from rootless.model.errors import RootlessError
+from rootless.model.request_types import check_types
 
 EXIT_SECONDS = 2.0  # between the end of a process' output and its own
 
@@ -22,13 +27,13 @@ async def create(engine: Engine, request: Request, parameters: dict[str, str]) -
 
 async def start(engine: Engine, request: Request, parameters: dict[str, str]) -> Response | None:
     made = engine.execs.find(parameters["id"])
-    body = await request.json()
-    size = body.get("ConsoleSize")
-    rows, columns = (int(size[0]), int(size[1])) if isinstance(size, list) and len(size) == 2 else (0, 0)
+    body: dict[str, Any] = await request.json()
+    check_types(body, request_types.EXEC_START)
+    size = terminal_size(body.get("ConsoleSize"))
     if body.get("Detach"):
-        await engine.execs.start(made, (rows, columns))
+        await engine.execs.start(made, size)
         return Response(200)
-    await _attached(engine, request, made, (rows, columns))
+    await _attached(engine, request, made, size)
     return None
 
 

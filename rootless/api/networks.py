@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable
+from typing import Any
 
 import trio
 
 from rootless.api import filters as filters_module
 from rootless.api.http import Request, Response, StreamResponse, json_response
 from rootless.engine.engine import Engine
-from rootless.model import clock
+from rootless.model import clock, request_types
 from rootless.model.errors import InvalidParameter
 from rootless.model.networks import PREDEFINED, Network
+from rootless.model.request_types import check_types
 
 _FILTERS = ("dangling", "driver", "id", "label", "name", "scope", "type")
 
@@ -56,6 +58,7 @@ async def inspect(engine: Engine, request: Request, parameters: dict[str, str]) 
 
 async def create(engine: Engine, request: Request, parameters: dict[str, str]) -> Response:
     body = await request.json()
+    check_types(body, request_types.NETWORK)
     network = engine.networks.store.create(body)
     engine.events.emit("network", "create", network.id, {"name": network.name, "type": network.driver})
     await engine.networks.changed()
@@ -70,19 +73,18 @@ async def remove(engine: Engine, request: Request, parameters: dict[str, str]) -
 
 
 async def connect(engine: Engine, request: Request, parameters: dict[str, str]) -> Response:
-    body = await request.json()
+    body: dict[str, Any] = await request.json()
+    check_types(body, request_types.CONNECT)
     network = engine.networks.store.find(parameters["id"])
-    settings = body.get("EndpointConfig") or {}
-    if not isinstance(settings, dict):
-        raise InvalidParameter("EndpointConfig must be an object")
-    await engine.containers.connect(str(body.get("Container") or ""), network, settings)
+    await engine.containers.connect(body.get("Container") or "", network, body.get("EndpointConfig") or {})
     return Response(200)
 
 
 async def disconnect(engine: Engine, request: Request, parameters: dict[str, str]) -> Response:
-    body = await request.json()
+    body: dict[str, Any] = await request.json()
+    check_types(body, request_types.DISCONNECT)
     network = engine.networks.store.find(parameters["id"])
-    await engine.containers.disconnect(str(body.get("Container") or ""), network, force=bool(body.get("Force")))
+    await engine.containers.disconnect(body.get("Container") or "", network, force=bool(body.get("Force")))
     return Response(200)
 
 

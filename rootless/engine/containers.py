@@ -30,11 +30,12 @@ from rootless.images.image import Image
 from rootless.images.images import Images
 from rootless.launcher import messages
 from rootless.launcher.client import Launcher, LauncherGone, LaunchFailure
-from rootless.model import clock, states
+from rootless.model import clock, request_types, states
 from rootless.model.endpoints import CONTAINER
 from rootless.model.errors import Conflict, InvalidParameter, NotFound, NotModified, RootlessError, StartError
 from rootless.model.networks import Network
 from rootless.model.platforms import Platform, mismatch
+from rootless.model.request_types import check_types
 from rootless.settings import Settings
 
 DRAIN_SECONDS = 2.0  # for output after the exit: other holders of the pipe must not keep a container alive
@@ -91,6 +92,7 @@ class Containers:
         self, body: Mapping[str, Any], name: str, platform: Platform | None = None
     ) -> tuple[str, list[str]]:
         """(id, warnings). Raises NotFound (image, or it is of another platform), Conflict (name), InvalidParameter."""
+        check_types(body, request_types.CONTAINER)
         if name:
             name = name.removeprefix("/")
             creation.check_name(name)

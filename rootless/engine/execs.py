@@ -21,7 +21,9 @@ from rootless.engine.starting import start_error
 from rootless.engine.streams import Streams
 from rootless.launcher import messages
 from rootless.launcher.client import Launcher, LaunchFailure
+from rootless.model import request_types
 from rootless.model.errors import Conflict, NotFound, RootlessError
+from rootless.model.request_types import check_types
 from rootless.runtime.spec import ProcessSpec
 
 NO_LAUNCHER = 125
@@ -80,6 +82,7 @@ class Execs:
         """Raises Conflict (not running), InvalidParameter."""
         if not container.running:
             raise Conflict(f"container {container.id} is not running")
+        check_types(body, request_types.EXEC)
         parse_keys(str(body.get("DetachKeys") or ""))
         linked = self._containers.networks.linked(container.record)
         made = Exec(new_id(), container, dict(body), exec_spec(container.record, body, linked))

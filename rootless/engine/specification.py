@@ -74,7 +74,6 @@ def kind_of(mount: Mapping[str, Any]) -> str:
 
 def process_spec(record: Record, linked: Sequence[str]) -> ProcessSpec:
     config, host = record.config, record.host_config
-    size = host.get("ConsoleSize") or (0, 0)
     return ProcessSpec(
         args=record.args,
         environment=environment(with_defaults(config["Env"], linked), bool(config["Tty"]), config["Hostname"]),
@@ -82,7 +81,7 @@ def process_spec(record: Record, linked: Sequence[str]) -> ProcessSpec:
         user=config["User"],
         additional_groups=tuple(str(group) for group in host.get("GroupAdd") or ()),
         terminal=bool(config["Tty"]),
-        terminal_size=(int(size[0]), int(size[1])),
+        terminal_size=terminal_size(host.get("ConsoleSize")),
         open_stdin=bool(config["OpenStdin"]),
         capabilities=_capabilities(host, bool(host["Privileged"])),
         no_new_privileges=_no_new_privileges(host),
@@ -98,7 +97,6 @@ def exec_spec(record: Record, body: Mapping[str, Any], linked: Sequence[str] = (
     asked = [str(entry) for entry in body.get("Env") or []]
     known = with_defaults(record.config["Env"], linked)
     privileged = bool(body.get("Privileged")) or bool(record.host_config["Privileged"])
-    size = body.get("ConsoleSize") or (0, 0)
     return ProcessSpec(
         args=tuple(command),
         environment=environment([*_without(known, asked), *(entry for entry in asked if "=" in entry)], terminal, ""),
@@ -106,11 +104,17 @@ def exec_spec(record: Record, body: Mapping[str, Any], linked: Sequence[str] = (
         user=str(body.get("User") or record.config["User"]),
         additional_groups=tuple(str(group) for group in record.host_config.get("GroupAdd") or ()),
         terminal=terminal,
-        terminal_size=(int(size[0]), int(size[1])),
+        terminal_size=terminal_size(body.get("ConsoleSize")),
         open_stdin=bool(body.get("AttachStdin")),
         capabilities=_capabilities(record.host_config, privileged),
         no_new_privileges=_no_new_privileges(record.host_config),
     )
+
+
+def terminal_size(console_size: Sequence[int] | None) -> tuple[int, int]:
+    """ConsoleSize -> (rows, columns), (0, 0) where it is none that a terminal can have."""
+    rows, columns = (*(console_size or ()), 0, 0)[:2]
+    return (rows, columns) if 0 <= rows < 65536 and 0 <= columns < 65536 else (0, 0)
 
 
 def with_defaults(entries: Sequence[str], defaults: Sequence[str]) -> list[str]:

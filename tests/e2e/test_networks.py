@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import json
 import os
 import signal
@@ -393,3 +395,33 @@ def test_networks_left_and_joined_again_without_a_tun_device(fresh: Installation
         fresh("network", "connect", "one", "na")
         fresh("network", "disconnect", "two", "na")
         assert inside(fresh, "na", "ls /sys/class/net").split() == ["eth0", "lo", "slirp0"]
+
+
+def post(rootless: Installation, path: str, value: object) -> http.client.HTTPResponse:
+    connection = http.client.HTTPConnection("docker")
+    connection.sock = socket.socket(socket.AF_UNIX)
+    connection.sock.connect(str(rootless.socket))
+    with contextlib.closing(connection):
+        connection.request("POST", path, json.dumps(value), {"Content-Type": "application/json"})
+        return connection.getresponse()
+
+
+def test_a_request_of_wrong_types_is_a_bad_request(rootless: Installation, net: str) -> None:
+    """Sent as they come; which field may be what is `tests.model.test_request_types`'."""
+
+    def status(path: str, value: object) -> int:
+        return post(rootless, path, value).status
+
+    rootless("run", "-d", "--name", net, *SLEEP)
+    create = "/containers/create"
+    for bindings in (5, "80", {"80/tcp": 5}, {"80/tcp": "80"}, {"80/tcp": [5]}):
+        assert status(create, {"Image": "busybox", "HostConfig": {"PortBindings": bindings}}) == 400
+    assert status(create, {"Image": "busybox", "NetworkingConfig": {"EndpointsConfig": {"bridge": 5}}}) == 400
+    assert status(create, {"Image": 5}) == 400
+    assert status("/networks/bridge/connect", {"Container": net, "EndpointConfig": {"Aliases": 5}}) == 400
+    rootless("network", "create", net)
+    for links in (["a/b:-"], [""]):  # as the first it made a device that nobody knew
+        assert status(f"/networks/{net}/connect", {"Container": net, "EndpointConfig": {"Links": links}}) == 400
+    assert status(f"/networks/{net}/connect", {"Container": net}) == 200
+    assert status("/networks/create", {"Name": f"{net}-2", "IPAM": {"Config": 5}}) == 400
+    assert status(f"/containers/{net}/exec", {"Cmd": ["true"], "Env": 5}) == 400
