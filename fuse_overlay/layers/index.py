@@ -271,6 +271,8 @@ class Index:
             _, count, _ = self.extent(number)
             for name, child in self.entries(self.row(number)):
                 if child == WHITEOUT:
+                    if self.flags & MERGED:
+                        raise CorruptIndex("a whiteout of nothing")
                     children[name] = None
                 elif child in made:
                     if made[child].children is not None:
@@ -306,7 +308,7 @@ class Index:
     def _check(self, row: Row) -> None:
         """Raises CorruptIndex for a row that no layer has."""
         kind = stat.S_IFMT(row.mode)
-        if kind not in _TYPES and row.mode:
+        if kind not in _TYPES and (row.mode or self.flags & MERGED):
             raise CorruptIndex(f"a file of mode {row.mode:o}")
         if kind == stat.S_IFDIR:
             return

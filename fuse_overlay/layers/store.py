@@ -162,7 +162,11 @@ def _merge(layer_directories: Sequence[Path], target: Path, lowest: bool) -> int
             if len(layer_directories) == 1 and (opened.flags & index.MERGED or not lowest):
                 _link_or_copy(directory / INDEX_NAME, target)
                 return int(opened.rows)
-            build.merge(root, opened.to_nodes(number), lowest=lowest)
+            try:
+                nodes = opened.to_nodes(number)
+            except LayerError as error:
+                raise LayerError(f"layer {directory.name}: {error}") from error
+            build.merge(root, nodes, lowest=lowest)
             layers += opened.layers
     return indexing.write(target, root, layers, merged=lowest)
 

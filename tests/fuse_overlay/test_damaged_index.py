@@ -27,7 +27,7 @@ from fuse_overlay import (
 )
 from fuse_overlay.device import Device
 from fuse_overlay.image_server import ImageServer
-from fuse_overlay.layers.index import DIRENT, ROW, Index, Row
+from fuse_overlay.layers.index import DIRENT, ROW, WHITEOUT, Index, Row
 from fuse_overlay.layers.lazy import contents_in_common
 from fuse_overlay.lower import TreeLower
 from fuse_overlay.wire import structs as w
@@ -325,10 +325,12 @@ WHOLE: list[Damage] = [
     lambda found: found.change(0, mode=0o100644),
     lambda found: found.change(found.row, mode=0o100644),
     lambda found: found.change(found.row_of(b"e"), mode=0o140644),
+    lambda found: found.change(found.row_of(b"e"), mode=0),
     lambda found: found.change(found.row_of(b"e"), layer=1),
     lambda found: found.change(found.row_of(b"e"), size=1 << 60),
     lambda found: found.change(found.row_of(b"e"), flags=2, link_bytes=7),
     lambda found: struct.pack_into("<I", found.bytes, found.place(7) + 4, 0xFFFFFF),
+    lambda found: struct.pack_into("<I", found.bytes, found.place(7) + 4, WHITEOUT),
     lambda found: struct.pack_into("<I", found.bytes, found.place(7) + 4, 0),  # a directory that holds itself
 ]
 
@@ -347,7 +349,7 @@ def test_whatever_reads_all_of_it_says_that_it_is_damaged(
     damaged(layer, damage)
     upper = tmp_path / "upper"
     upper.mkdir()
-    with pytest.raises(LayerError, match="the index is corrupt"):
+    with pytest.raises(LayerError, match="layer copy: the index is corrupt"):
         merge_tree([layer, good], tmp_path / "tree")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["copy", "upper"]
     tree = open_tree(layer / "index", [layer])
