@@ -310,6 +310,10 @@ class Index:
         kind = stat.S_IFMT(row.mode)
         if kind not in _TYPES and (row.mode or self.flags & MERGED):
             raise CorruptIndex(f"a file of mode {row.mode:o}")
+        if row.link_bytes or row.xattrs_bytes:
+            end = max(row.link_at + row.link_bytes, row.xattrs_at + row.xattrs_bytes)
+            if self._heap_at + end > len(self._bytes):
+                raise CorruptIndex("a text outside of it")
         if kind == stat.S_IFDIR:
             return
         if row.dirents:

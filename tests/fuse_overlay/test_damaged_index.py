@@ -328,7 +328,8 @@ WHOLE: list[Damage] = [
     lambda found: found.change(found.row_of(b"e"), mode=0),
     lambda found: found.change(found.row_of(b"e"), layer=1),
     lambda found: found.change(found.row_of(b"e"), size=1 << 60),
-    lambda found: found.change(found.row_of(b"e"), flags=2, link_bytes=7),
+    lambda found: found.change(found.row_of(b"e"), flags=2, link_at=0, link_bytes=1),
+    lambda found: found.change(found.row_of(b"l"), link_at=1 << 20),
     lambda found: struct.pack_into("<I", found.bytes, found.place(7) + 4, 0xFFFFFF),
     lambda found: struct.pack_into("<I", found.bytes, found.place(7) + 4, WHITEOUT),
     lambda found: struct.pack_into("<I", found.bytes, found.place(7) + 4, 0),  # a directory that holds itself
