@@ -119,10 +119,8 @@ def _mount(kind: str, source: str, target: str, mode: str, writable: bool) -> di
 
 
 def _from_mount(
-    mount: object, volume: Callable[[str, str, str, bool], dict[str, Any]], new_volume: Callable[[], str]
+    mount: Mapping[str, Any], volume: Callable[[str, str, str, bool], dict[str, Any]], new_volume: Callable[[], str]
 ) -> dict[str, Any]:
-    if not isinstance(mount, Mapping):
-        raise InvalidParameter("Mounts must be a list of objects")
     kind, source = str(mount.get("Type") or ""), str(mount.get("Source") or "")
     if not mount.get("Target"):
         raise InvalidParameter(f'invalid mount config for type "{kind}": field Target must not be empty')

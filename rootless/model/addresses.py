@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from rootless.model.errors import Conflict, Forbidden, InvalidParameter
 
@@ -37,7 +38,7 @@ class Pool:
         return row
 
 
-def pool_of(row: Mapping[str, object]) -> Pool:
+def pool_of(row: Mapping[str, Any]) -> Pool:
     """A row of IPAM.Config, checked; the gateway is the subnet's first address where none is given. Raises
     InvalidParameter in docker's words."""
     text = str(row.get("Subnet") or "")
@@ -53,8 +54,6 @@ def pool_of(row: Mapping[str, object]) -> Pool:
     if gateway in _nobodys(subnet):
         raise Forbidden(f"failed to allocate gateway ({gateway}): Address already in use")
     others = row.get("AuxiliaryAddresses") or row.get("AuxAddress") or {}
-    if not isinstance(others, Mapping):
-        raise InvalidParameter("AuxiliaryAddresses must be an object")
     auxiliary = {str(name): str(_member(str(value), subnet, "auxiliary address")) for name, value in others.items()}
     if str(gateway) in auxiliary.values():
         raise Forbidden(f"gateway {gateway} and an auxiliary address are the same")

@@ -118,13 +118,11 @@ def network_of(
     _check_name(name, networks)
     driver = str(body.get("Driver") or "bridge")
     _check_kind(body, driver)
-    ipam = _object(body, "IPAM")
+    ipam = body.get("IPAM") or {}
     if str(ipam.get("Driver") or "default") != "default":
         raise NotFound(f"could not find IPAM driver {ipam['Driver']}: there is only the default one")
     rows = ipam.get("Config") or []
-    if not isinstance(rows, list) or not all(isinstance(row, Mapping) for row in rows):
-        raise InvalidParameter("IPAM.Config must be a list of objects")
-    options = _strings(body, "Options")
+    options = body.get("Options") or {}
     _check_options(options)
     pools = [pool_of(row) for row in rows if row]
     by_version: dict[int, list[Pool]] = {4: [], 6: []}
@@ -157,8 +155,8 @@ def network_of(
         bool(body.get("Internal")),
         bool(body.get("Attachable")),
         options,
-        _strings(body, "Labels"),
-        _strings(ipam, "Options"),
+        body.get("Labels") or {},
+        ipam.get("Options") or {},
     )
 
 
@@ -220,19 +218,3 @@ def _free_pool(taken: list[str]) -> Pool:
     raise InvalidParameter(
         "all predefined address pools have been fully subnetted: remove a network, or give a --subnet"
     )
-
-
-def _object(value: Mapping[str, Any], name: str) -> dict[str, Any]:
-    found = value.get(name)
-    if found is None:
-        return {}
-    if not isinstance(found, dict):
-        raise InvalidParameter(f"{name} must be an object")
-    return found
-
-
-def _strings(value: Mapping[str, Any], name: str) -> dict[str, str]:
-    found = _object(value, name)
-    if not all(isinstance(item, str) for item in found.values()):
-        raise InvalidParameter(f"{name} must be an object of strings")
-    return found

@@ -23,18 +23,12 @@ class Publication:
     host_port_end: int = 0
 
 
-def publications(bindings: object) -> list[Publication]:
+def publications(bindings: Mapping[str, Any] | None) -> list[Publication]:
     """HostConfig.PortBindings as a list. Raises InvalidParameter."""
-    if not isinstance(bindings, Mapping):
-        if bindings is None:
-            return []
-        raise InvalidParameter("PortBindings must be an object")
     found = []
-    for key, hosts in bindings.items():
+    for key, hosts in (bindings or {}).items():
         number, protocol = container_port(str(key))
         for host in hosts or [{}]:
-            if not isinstance(host, Mapping):
-                raise InvalidParameter(f"invalid port binding for {key}")
             found.append(Publication(number, protocol, str(host.get("HostIp") or ""), *_host_ports(host)))
     return found
 

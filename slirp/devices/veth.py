@@ -4,7 +4,7 @@ segments come and go uncut; datagrams larger than the MTU must be cut by us.
 
 The other end is seen in the guest, by the name PEER. It has no addresses, and the kernel drops what comes in there.
 
-    It does not end with the socket: `remove_veth` takes it away.
+It does not end with the socket: `remove_veth` takes it away.
 
     python -m slirp.devices.veth      exits with 0 where a user can make one"""
 

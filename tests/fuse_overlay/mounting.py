@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from fuse_overlay import Tree, mount_fuse, serve_tree
+from fuse_overlay import Tree, UnionOptions, mount_fuse, serve_tree, serve_union
 
 CLONE_NEWUSER, CLONE_NEWNS, MNT_FORCE, MNT_DETACH = 0x10000000, 0x00020000, 1, 2
 _PR_SET_PDEATHSIG = 1
@@ -89,3 +89,16 @@ def with_mount(serve: Serve, target: Path, look: Callable[[int, int], None], *, 
                 os.kill(server, signal.SIGKILL)
 
     in_child(child)
+
+
+def union_server(home: Path, tree: Tree, options: UnionOptions | None = None) -> Serve:
+    """Makes `upper`, `work` and `target` in a directory."""
+    for name in ("upper", "work", "target"):
+        (home / name).mkdir()
+    upper, work = str(home / "upper"), str(home / "work")
+    return lambda fd, resume: serve_union(fd, [tree], upper, work, options or UnionOptions(), resume=resume)
+
+
+def with_union(home: Path, tree: Tree, look: Callable[[int, int], None], options: UnionOptions | None = None) -> None:
+    """with_mount() of a writable union at `target` in a directory."""
+    with_mount(union_server(home, tree, options), home / "target", look, read_only=False)

@@ -13,41 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from fuse_overlay import Tree, UnionOptions, merge_tree, open_tree, serve_union
+from fuse_overlay import Tree, UnionOptions, merge_tree, open_tree
 from fuse_overlay.layers.archive import write_upper
 from fuse_overlay.upper import Upper
-from tests.fuse_overlay.mounting import enter_namespaces, in_child, with_mount
-from tests.fuse_overlay.test_layers import D, F, H, Member, S, archive, write_layer
+from tests.fuse_overlay.conftest import BIG, Mounted
+from tests.fuse_overlay.mounting import enter_namespaces, in_child, with_union
+from tests.fuse_overlay.test_layers import write_layer
 
 pytestmark = pytest.mark.kernel
-BIG = os.urandom(3 << 20)
-
-
-@pytest.fixture
-def tree(tmp_path: Path) -> Tree:
-    members: list[Member] = [("etc", D, b"", ""), ("etc/passwd", F, b"root:x:0:0\n", ""), ("etc/big", F, BIG, "")]
-    members += [(f"usr/share/file{number}", F, b"%d" % number, "") for number in range(300)]
-    members += [("names/one", F, b"one", ""), ("names/two", H, b"", "names/one")]
-    layer = tmp_path / "layer"
-    write_layer(layer, archive(*members, ("bin", S, b"", "usr/bin")))
-    merge_tree([layer], tmp_path / "tree")
-    return open_tree(tmp_path / "tree", [layer])
-
-
-@pytest.fixture
-def mounted(tree: Tree, tmp_path: Path) -> Callable[[Callable[[Path], None]], None]:
-    """Call a function with the mount's path; again for another mount of the same upper."""
-    for name in ("upper", "work", "target"):
-        (tmp_path / name).mkdir()
-    target = tmp_path / "target"
-
-    def serve(fd: int, resume: bool) -> None:
-        serve_union(fd, [tree], str(tmp_path / "upper"), str(tmp_path / "work"), UnionOptions(), resume=resume)
-
-    def run(look: Callable[[Path], None]) -> None:
-        with_mount(serve, target, lambda _fd, _server: look(target), read_only=False)
-
-    return run
 
 
 @pytest.fixture
@@ -55,9 +28,6 @@ def numbers(tmp_path: Path) -> Path:
     made = tmp_path / "numbers"
     made.mkdir()
     return made
-
-
-Mounted = Callable[[Callable[[Path], None]], None]
 
 
 def test_what_is_written_is_there_and_in_the_next_mount(mounted: Mounted) -> None:
@@ -223,11 +193,6 @@ def test_a_sparse_file_of_a_layer_is_copied_up_with_its_holes(tmp_path: Path) ->
     write_layer(tmp_path / "layer", packed.stdout)
     merge_tree([tmp_path / "layer"], tmp_path / "tree")
     tree = open_tree(tmp_path / "tree", [tmp_path / "layer"])
-    for name in ("upper", "work", "target"):
-        (tmp_path / name).mkdir()
-
-    def serve(fd: int, resume: bool) -> None:
-        serve_union(fd, [tree], str(tmp_path / "upper"), str(tmp_path / "work"), UnionOptions(), resume=resume)
 
     def look(_fd: int, _server: int) -> None:
         with open(tmp_path / "target" / "file", "r+b") as file:
@@ -238,7 +203,7 @@ def test_a_sparse_file_of_a_layer_is_copied_up_with_its_holes(tmp_path: Path) ->
             assert os.pread(file.fileno(), len(content) + 1, 0) == b"new" + content[3:]
         assert (tmp_path / "upper" / "file").stat().st_blocks * 512 < 100_000
 
-    with_mount(serve, tmp_path / "target", look, read_only=False)
+    with_union(tmp_path, tree, look)
 
 
 def test_an_owner_that_does_not_exist_here_is_noted_at_copy_up(tmp_path: Path) -> None:
@@ -252,13 +217,6 @@ def test_an_owner_that_does_not_exist_here_is_noted_at_copy_up(tmp_path: Path) -
     write_layer(tmp_path / "layer", made.getvalue())
     merge_tree([tmp_path / "layer"], tmp_path / "tree")
     tree = open_tree(tmp_path / "tree", [tmp_path / "layer"])
-    for name in ("upper", "work", "target"):
-        (tmp_path / name).mkdir()
-
-    def serve(fd: int, resume: bool) -> None:
-        serve_union(
-            fd, [tree], str(tmp_path / "upper"), str(tmp_path / "work"), UnionOptions(id_count=1), resume=resume
-        )
 
     def look(_fd: int, _server: int) -> None:
         target = tmp_path / "target"
@@ -270,7 +228,7 @@ def test_an_owner_that_does_not_exist_here_is_noted_at_copy_up(tmp_path: Path) -
         with pytest.raises(OSError, match="Invalid argument"):  # the kernel knows no such id
             os.chown(target / "whole", 5, 0)
 
-    with_mount(serve, tmp_path / "target", look, read_only=False)
+    with_union(tmp_path, tree, look, UnionOptions(id_count=1))
     with open(tmp_path / "layer.tar", "w+b") as out:
         write_upper(tmp_path / "upper", tree, out.fileno())
         out.seek(0)
@@ -286,20 +244,13 @@ def test_an_owner_that_does_not_exist_here_is_noted_at_copy_up(tmp_path: Path) -
 
 @pytest.mark.parametrize("writeback", [True, False])
 def test_what_is_written_stays_in_the_kernel_or_does_not(tree: Tree, tmp_path: Path, writeback: bool) -> None:
-    for name in ("upper", "work", "target"):
-        (tmp_path / name).mkdir()
-
-    def serve(fd: int, resume: bool) -> None:
-        options = UnionOptions(writeback=writeback)
-        serve_union(fd, [tree], str(tmp_path / "upper"), str(tmp_path / "work"), options, resume=resume)
-
     def look(_fd: int, _server: int) -> None:
         with open(tmp_path / "target" / "file", "wb", buffering=0) as file:
             file.write(b"written")
             assert (tmp_path / "upper" / "file").read_bytes() == (b"" if writeback else b"written")
         assert (tmp_path / "upper" / "file").read_bytes() == b"written"
 
-    with_mount(serve, tmp_path / "target", look, read_only=False)
+    with_union(tmp_path, tree, look, UnionOptions(writeback=writeback))
 
 
 def test_a_work_directory_on_another_mount_is_refused(tmp_path: Path) -> None:
@@ -324,127 +275,3 @@ def test_a_file_is_not_copied_up_for_an_xattr_it_does_not_have(mounted: Mounted,
 
     mounted(look)
     assert not (tmp_path / "upper" / "etc").exists()
-
-
-def test_a_file_with_the_inode_of_what_was_removed_and_is_still_held(mounted: Mounted) -> None:
-    """The kernel forgets the removed one after the new one was made; both have one node id where inodes are reused."""
-
-    def look(target: Path) -> None:
-        for number in range(20):
-            link, directory = target / f"link{number}", target / f"directory{number}"
-            link.symlink_to("nowhere")
-            directory.mkdir()
-            held = [os.open(path, os.O_PATH | os.O_NOFOLLOW) for path in (link, directory)]
-            link.unlink()
-            directory.rmdir()
-            made = [os.open(target / f"{kind}{number}", os.O_CREAT | os.O_RDWR) for kind in "ab"]
-            for fd in held:
-                os.close(fd)
-            (target / f"new{number}").touch()  # the kernel says what it forgets with the next requests
-            for fd in made:
-                os.ftruncate(fd, 5)
-                assert os.fstat(fd).st_size == 5
-                os.close(fd)
-
-    mounted(look)
-
-
-def test_a_file_with_the_inode_of_what_is_still_held_and_itself_unlinked(mounted: Mounted) -> None:
-    """The kernel forgets the removed one when the new one has no name left and is open."""
-
-    def look(target: Path) -> None:
-        for number in range(200):  # others may take the inode first
-            link = target / f"link{number}"
-            link.symlink_to("nowhere")
-            held = os.open(link, os.O_PATH | os.O_NOFOLLOW)
-            link.unlink()
-            fd = os.open(target / f"a{number}", os.O_CREAT | os.O_RDWR)
-            (target / f"a{number}").unlink()
-            os.close(held)
-            (target / f"new{number}").touch()  # the kernel says what it forgets with the next requests
-            os.ftruncate(fd, 5)
-            assert os.fstat(fd).st_size == 5
-            os.close(fd)
-
-    mounted(look)
-
-
-def test_a_directory_does_not_become_one_that_was_removed_and_is_still_held(mounted: Mounted) -> None:
-    """It had the node id, and nothing could be made in it."""
-
-    def look(target: Path) -> None:
-        for number in range(20):  # others may take the inode first
-            for remove in (os.rmdir, lambda path: os.rename(target / "empty", path)):
-                (target / "empty").mkdir(exist_ok=True)
-                (target / "old").mkdir()
-                held = os.open(target / "old", os.O_RDONLY)
-                remove(target / "old")
-                (target / f"new{number}").mkdir()
-                (target / f"new{number}" / "file").write_text("content")
-                assert os.listdir(target / f"new{number}") == ["file"]
-                assert os.listdir(held) == [] or remove is not os.rmdir
-                assert os.fstat(held).st_nlink == 0
-                os.close(held)
-                subprocess.run(["rm", "-r", target / f"new{number}"], check=True)
-                if remove is not os.rmdir:
-                    (target / "old").rmdir()
-
-    mounted(look)
-
-
-def test_links_and_pipes_do_not_become_what_was_removed_and_is_still_held(mounted: Mounted) -> None:
-    """A link had the old one's text, and a pipe the old one's reader."""
-
-    def look(target: Path) -> None:
-        for _ in range(20):
-            (target / "old").symlink_to("old text")
-            held = os.open(target / "old", os.O_PATH | os.O_NOFOLLOW)
-            assert os.readlink(target / "old") == "old text"
-            (target / "old").unlink()
-            (target / "new").symlink_to("new text")
-            assert os.readlink(target / "new") == "new text"
-            assert os.readlink(b"", dir_fd=held) == b"old text"
-            (target / "new").unlink()
-            os.close(held)
-
-            os.mkfifo(target / "old")
-            old = os.open(target / "old", os.O_RDWR | os.O_NONBLOCK)
-            (target / "old").unlink()
-            os.mkfifo(target / "new")
-            new = os.open(target / "new", os.O_RDWR | os.O_NONBLOCK)
-            os.write(new, b"for the new one")
-            with pytest.raises(BlockingIOError):
-                os.read(old, 100)
-            (target / "new").unlink()
-            os.close(old)
-            os.close(new)
-
-    mounted(look)
-
-
-def test_what_was_removed_and_forgotten_keeps_no_descriptor(tree: Tree, tmp_path: Path) -> None:
-    for name in ("upper", "work", "target"):
-        (tmp_path / name).mkdir()
-
-    def serve(fd: int, resume: bool) -> None:
-        serve_union(fd, [tree], str(tmp_path / "upper"), str(tmp_path / "work"), UnionOptions(), resume=resume)
-
-    def look(_fd: int, server: int) -> None:
-        target = tmp_path / "target"
-
-        def open_files() -> int:
-            (target / "asked").touch()  # the kernel says what it forgets with the next requests
-            (target / "asked").unlink()
-            return len(os.listdir(f"/proc/{server}/fd"))
-
-        before = open_files()
-        for _ in range(50):
-            (target / "directory").mkdir()
-            (target / "directory").rmdir()
-            (target / "link").symlink_to("x")
-            (target / "link").unlink()
-            os.mkfifo(target / "pipe")
-            (target / "pipe").unlink()
-        assert open_files() < before + 20
-
-    with_mount(serve, tmp_path / "target", look, read_only=False)

@@ -8,12 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rootless.model import ports
+from rootless.model import ports, request_types
 from rootless.model.addresses import Addresses, Pool, pool_of
 from rootless.model.endpoints import endpoints_of, links_of
 from rootless.model.errors import Conflict, Forbidden, InvalidParameter, NotFound, RootlessError
 from rootless.model.links import link_environment
 from rootless.model.networks import Network, network_of
+from rootless.model.request_types import check_types
 
 BRIDGE = Network("b" * 64, "bridge", "", pool4=Pool("172.17.0.0/16", "172.17.0.1"))
 HOST = Network("h" * 64, "host", "", "host")
@@ -23,6 +24,11 @@ AUTO = Network("d" * 64, "auto", "", pool4=Pool("172.18.0.0/16", "172.18.0.1"))
 ALL = {network.name: network for network in (BRIDGE, HOST, NONE, MINE, AUTO)}
 
 
+def endpoints(asked: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    check_types(asked, request_types.CONTAINER)
+    return endpoints_of(asked, find)
+
+
 def find(text: str) -> Network:
     if text not in ALL:
         raise NotFound(f"network {text} not found")
@@ -30,8 +36,11 @@ def find(text: str) -> Network:
 
 
 def make(**body: Any) -> Network:
+    """As the API does: types first."""
+    asked = {"Name": "new", **body}
+    check_types(asked, request_types.NETWORK)
     return network_of(
-        {"Name": "new", **body},
+        asked,
         list(ALL.values()),
         ["192.168.0.0/20", "172.19.0.0/24"],
         network_id="e" * 64,
@@ -90,7 +99,7 @@ def test_subnets_are_kept_as_they_were_asked_for() -> None:
         ({"IPAM": {"Driver": "x"}}, NotFound, "IPAM driver"),
         ({"Options": {"fast": "very"}}, InvalidParameter, "neither true nor false"),
         ({"IPAM": "x"}, InvalidParameter, "IPAM must be"),
-        ({"Labels": {"a": 1}}, InvalidParameter, "Labels must be"),
+        ({"Labels": {"a": 1}}, InvalidParameter, "Labels.a must be"),
         ({"Options": {"com.docker.network.driver.mtu": "70000"}}, InvalidParameter, "576 to 65520"),
         ({"Scope": "swarm"}, InvalidParameter, "scope"),
     ],
@@ -148,7 +157,7 @@ def test_any_request_for_a_network_is_answered_or_refused(more: dict[str, Any], 
 @given(st.sampled_from([*ALL, "container:x", ""]), st.dictionaries(st.sampled_from([*ALL, "x"]), _settings | _values))
 def test_any_endpoints_are_answered_or_refused(mode: str, config: dict[str, Any]) -> None:
     try:
-        endpoints_of(body(mode, config), find)
+        endpoints(body(mode, config))
     except RootlessError:
         return
 
@@ -187,11 +196,11 @@ def body(mode: str = "mine", config: dict[str, Any] | None = None, **more: Any) 
 
 
 def test_the_networks_of_a_container() -> None:
-    assert list(endpoints_of({}, find)) == ["bridge"]
-    assert list(endpoints_of(body("default"), find)) == ["bridge"]
-    assert endpoints_of(body("container:x"), find) == {}
+    assert list(endpoints({})) == ["bridge"]
+    assert list(endpoints(body("default"))) == ["bridge"]
+    assert endpoints(body("container:x")) == {}
     asked = {"mine": {"Aliases": ["db", "db"], "IPAMConfig": {"IPv4Address": "10.5.0.7"}}, "auto": None}
-    found = endpoints_of(body("mine", asked, MacAddress="02-00-00-00-00-0A"), find)
+    found = endpoints(body("mine", asked, MacAddress="02-00-00-00-00-0A"))
     assert list(found) == ["mine", "auto"]
     assert found["mine"]["Aliases"] == ["db"]
     assert found["mine"]["MacAddress"] == "02:00:00:00:00:0a"
@@ -223,7 +232,7 @@ def test_the_networks_of_a_container() -> None:
 )
 def test_what_no_container_may_have(asked: dict[str, Any], words: str) -> None:
     with pytest.raises(RootlessError, match=words):
-        endpoints_of(asked, find)
+        endpoints(asked)
 
 
 def test_links() -> None:
