@@ -54,15 +54,17 @@ class MemoryHost:
         self.wants = (False, False)
         self.broken = False
 
-    def read_into(self, view: memoryview) -> int | None:
+    def read_into(self, views: list[memoryview]) -> int | None:
         if self.broken:
             raise HostReset("broken")
         if not self.data:
             return 0 if self.ends else None
-        count = min(len(view), len(self.data))
-        view[:count] = self.data[:count]
-        self.data = self.data[count:]
-        return count
+        before = len(self.data)
+        for view in views:
+            count = min(len(view), len(self.data))
+            view[:count] = self.data[:count]
+            self.data = self.data[count:]
+        return before - len(self.data)
 
     def write(self, data: bytes | memoryview) -> int:
         if self.broken:

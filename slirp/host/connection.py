@@ -161,9 +161,11 @@ class Connection:
         return True
 
     # ------------------------------------------------------------------------------------------------ the host's side
-    def read_into(self, view: memoryview) -> int | None:
+    def read_into(self, views: list[memoryview]) -> int | None:
         try:
-            return self._socket.recv_into(view)  # type: ignore[union-attr]
+            if len(views) > 1:
+                return self._socket.recvmsg_into(views)[0]  # type: ignore[union-attr]
+            return self._socket.recv_into(views[0])  # type: ignore[union-attr]
         except BlockingIOError:
             return None
         except (OSError, AttributeError) as error:

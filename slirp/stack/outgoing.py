@@ -21,6 +21,7 @@ from slirp.wire.tcp import ACK, FIN, PSH, Segment
 SEND_LIMIT = 4 << 20  # bytes to the guest that may be unacknowledged, whatever window it offers
 GIVE_UP_SECONDS, GIVE_UP_OPENING_SECONDS = 900.0, 120.0  # without an answer; about Linux' tcp_retries2, tcp_syn_retries
 SMALL_BYTES = 4096  # pieces up to this size are copied, so that they do not hold a large buffer
+PIECES_AT_ONCE = 4  # read where there is plenty: the host acknowledges them together, the guest wakes once; one L2 cache
 
 
 class Outgoing:
@@ -35,6 +36,7 @@ class Outgoing:
         "_host",
         "_incoming",
         "_kept",
+        "_plenty",
         "_probed",
         "_send",
         "_silent_since",
@@ -69,6 +71,7 @@ class Outgoing:
         self.shift = 0  # how far the guest's windows are
         self.blocked = False  # nothing is read from the host until the guest makes room
         self._kept = Kept(buffers)
+        self._plenty = False  # the host had more than was read the last time, most likely
         self._dup_acks = 0
         self.recovery: Recovery | None = None  # while anything may be lost
         self.selective = False  # whether both sides speak of what has come out of turn
@@ -155,33 +158,59 @@ class Outgoing:
         self.timer = self._deadline = now + self._timeout.probe_seconds + (DELAYED_ACK if few else 0.0)
 
     # ------------------------------------------------------------------------------------------------ data
-    def fill(self, now: float) -> bool:
-        """Send the guest what the host has, as far as the guest's window allows. One read, so that flows take turns.
-        Whether another is likely to give more. Raises HostReset."""
-        if self.host_ended:
-            return False
+    def fill(self, now: float, pieces: int = 1) -> None:
+        """Send the guest what the host has, as far as the guest's window allows: so many large pieces at most, so that
+        flows take turns. Raises HostReset."""
+        while pieces > 0 and not self.host_ended:
+            count = min(pieces, PIECES_AT_ONCE) if self._plenty else 1
+            self._plenty = self._fill(count, now)
+            if not self._plenty:
+                break
+            pieces -= count
+
+    def _fill(self, pieces: int, now: float) -> bool:
+        """With one read. Whether another is likely to give as much."""
         in_flight = (self.send_next - self.unacknowledged) & MASK
         window, was_blocked = self.send_window, self.blocked
         room = (window if window < SEND_LIMIT else SEND_LIMIT) - in_flight
         if self.recovery is not None:
             room = min(room, self.recovery.window - self.recovery.pipe)
         self.blocked = room <= 0 or (room < self.mss and in_flight > 0)  # no silly windows: RFC 9293 3.8.6.2.1
-        buffer = None if self.blocked else self._buffers.take()
-        if buffer is None:
+        buffers: list[memoryview] = []
+        views, most = buffers, 0
+        while not self.blocked and most < room and len(buffers) < pieces and (buffer := self._buffers.take()):
+            buffers.append(buffer)
+            most += len(buffer)
+        if not buffers:
             self._block(in_flight, now)
             return False
+        if most > room:
+            views = [*buffers[:-1], buffers[-1][: room - most]]
         try:
-            count = self._host.read_into(buffer[:room] if room < len(buffer) else buffer)
+            count = self._host.read_into(views)
         except HostReset:
-            self._buffers.give(buffer)
+            self._give(buffers)
             raise
         if not count:
-            self._buffers.give(buffer)
+            self._give(buffers)
             if count == 0:
                 self._end(now)
             else:
                 self._host.want(True, bool(self._incoming.kept_bytes))
             return False
+        left, taken = count, True
+        while left > 0:
+            buffer = buffers.pop(0)
+            taken = self._send_new(buffer, min(left, len(buffer)), now) and taken
+            left -= len(buffer)
+        self._give(buffers)
+        self.blocked = room <= count or not taken
+        if self.blocked or was_blocked:
+            self._host.want(not self.blocked, bool(self._incoming.kept_bytes))
+        return count == most and not self.blocked
+
+    def _send_new(self, buffer: memoryview, count: int, now: float) -> bool:
+        """What stands at the start of a buffer that has been taken. False: the device is full."""
         data: bytes | memoryview = buffer[:count]
         kept: memoryview | None = buffer
         if count <= SMALL_BYTES and self._buffers.hold(count):
@@ -192,15 +221,16 @@ class Outgoing:
         self.send_next = (sequence + count) & MASK
         if self.recovery is not None:
             self.recovery.sent(count, now)
-        if not in_flight:
+        if sequence == self.unacknowledged:
             self._answered(now)
-        if not self._send(ACK | PSH, sequence, data):
-            room = count
-            self._refused(count, now)
-        self.blocked = room <= count
-        if self.blocked or was_blocked:
-            self._host.want(not self.blocked, bool(self._incoming.kept_bytes))
-        return count == len(buffer) and not self.blocked
+        if self._send(ACK | PSH, sequence, data):
+            return True
+        self._refused(count, now)
+        return False
+
+    def _give(self, buffers: list[memoryview]) -> None:
+        for buffer in buffers:
+            self._buffers.give(buffer)
 
     def _block(self, in_flight: int, now: float) -> None:
         self.blocked = True

@@ -13,8 +13,9 @@ class HostReset(Exception):
 class Host(Protocol):
     """The host's socket."""
 
-    def read_into(self, view: memoryview) -> int | None:
-        """Bytes read, 0 at the end, None where there is nothing now. Raises HostReset."""
+    def read_into(self, views: list[memoryview]) -> int | None:
+        """Bytes read, which fill one after the other; 0 at the end, None where there is nothing now. Raises
+        HostReset."""
 
     def write(self, data: bytes | memoryview) -> int:
         """Bytes taken, 0 where it takes none now. Raises HostReset."""

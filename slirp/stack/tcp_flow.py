@@ -275,23 +275,19 @@ class Flow:
         window = window if window < 0xFFFF else 0xFFFF
         return self._guest.transmit(flags, sequence, incoming.expected, window, options, payload, out.mss)
 
-    def _fill(self, now: float) -> None:
+    def _fill(self, now: float, pieces: int = 1) -> None:
         try:
-            self.outgoing.fill(now)
+            self.outgoing.fill(now, pieces)
         except HostReset:
             self.abort()
 
     # ------------------------------------------------------------------------------------------------ from the host
-    def host_readable(self, now: float, reads: int = 1) -> None:
-        """The host's socket has data or has ended. It is read so many times at most."""
+    def host_readable(self, now: float, pieces: int = 1) -> None:
+        """The host's socket has data or has ended. So many large pieces are read at most."""
         self.last_used = now
         if self.state != OPEN:
             return
-        try:
-            while self.outgoing.fill(now) and reads > 1:
-                reads -= 1
-        except HostReset:
-            self.abort()
+        self._fill(now, pieces)
         if self.outgoing.host_ended:
             self._maybe_over(now)
 

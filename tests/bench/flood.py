@@ -5,7 +5,8 @@
 As an ordinary user, with iperf3 on the machine; the containers are of the image `host`. The neighbour measures single
 bytes there and back, and a transfer each way, to a server of the host: at rest, while two processes of another
 container send to themselves (they take the same processor time, and nothing reaches the network), and while they send
-to the network: small datagrams to the host, SYNs to an address nobody has, questions for names."""
+to the network: small datagrams to the host, SYNs to an address nobody has,
+connections that a server of the host answers, questions for names."""
 
 from __future__ import annotations
 
@@ -20,7 +21,7 @@ from collections.abc import Iterator
 from rootless.engine.etc_files import host_gateway
 
 _NETWORK, _FLOODER, _NEIGHBOUR = "bench-flood", "bench-flood-a", "bench-flood-b"
-_IPERF_PORT, _ECHO_PORT = 28601, 28602
+_IPERF_PORT, _ECHO_PORT, _FLOOD_PORT = 28601, 28602, 28603
 _DATAGRAMS = """
 import socket, sys
 s = socket.socket(type=socket.SOCK_DGRAM)
@@ -32,6 +33,12 @@ _SYNS = """
 import socket, sys
 while True:
     s = socket.socket(); s.setblocking(False); s.connect_ex((sys.argv[1], 9)); s.close()
+"""
+_CONNECTIONS = """
+import socket, sys
+while True:
+    try: socket.create_connection((sys.argv[1], int(sys.argv[2])), 1).close()
+    except OSError: pass
 """
 _QUESTIONS = """
 import os, socket, sys
@@ -86,6 +93,7 @@ def servers() -> Iterator[None]:
     started = [
         subprocess.Popen(["iperf3", "-s", "-p", str(_IPERF_PORT)], stdout=quiet, stderr=quiet),
         subprocess.Popen([sys.executable, "-c", _ECHO, str(_ECHO_PORT)], stderr=quiet),
+        subprocess.Popen([sys.executable, "-c", _ECHO, str(_FLOOD_PORT)], stderr=quiet),
     ]
     time.sleep(0.5)
     try:
@@ -120,11 +128,12 @@ def main() -> None:
             ("busy with itself", _DATAGRAMS, "127.0.0.1"),
             ("datagrams", _DATAGRAMS, host),
             ("SYNs", _SYNS, "203.0.113.77"),
+            ("connections", _CONNECTIONS, host),
             ("questions", _QUESTIONS, gateway),
         ]
         for label, code, target in cases:
             for _ in range(2 if code else 0):
-                rootless("exec", "-d", _FLOODER, "python3", "-c", code, target)
+                rootless("exec", "-d", _FLOODER, "python3", "-c", code, target, str(_FLOOD_PORT))
             time.sleep(0.5)
             print(f"{label:18} {neighbour(host, seconds)}", flush=True)
             rootless("restart", "-t", "0", _FLOODER)
