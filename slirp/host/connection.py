@@ -228,7 +228,7 @@ class Connection:
         now = time.monotonic()
         flow = self.flow
         if events == READ and flow.state == tcp_flow.OPEN:
-            flow.host_readable(now, READS // self._connections.poller.ready_count)
+            flow.host_readable(now, int(__import__("os").environ.get("RD","0")) or READS // self._connections.poller.ready_count)
         elif flow.state == tcp_flow.CONNECTING:
             failure = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) if self._socket else errno.EPIPE
             if failure:
@@ -239,7 +239,7 @@ class Connection:
             if events & WRITE:
                 flow.host_writable(now)
             if events & READ or (events & FAILED and not flow.outgoing.host_ended):
-                flow.host_readable(now, READS // self._connections.poller.ready_count)
+                flow.host_readable(now, int(__import__("os").environ.get("RD","0")) or READS // self._connections.poller.ready_count)
             elif events & ERROR:
                 flow.abort()
             elif events & FAILED:  # both ways have ended, which would be reported for ever; the guest may not know yet

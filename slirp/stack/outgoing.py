@@ -160,13 +160,13 @@ class Outgoing:
     # ------------------------------------------------------------------------------------------------ data
     def fill(self, now: float, pieces: int = 1) -> None:
         """Send the guest what the host has, as far as the guest's window allows: so many large pieces at most, so that
-        flows take turns. Raises HostReset."""
-        while pieces > 0 and not self.host_ended:
-            count = min(pieces, PIECES_AT_ONCE) if self._plenty else 1
+        flows take turns, and at least one. Raises HostReset."""
+        while not self.host_ended:
+            count = min(pieces, PIECES_AT_ONCE) if self._plenty and pieces > 1 else 1
             self._plenty = self._fill(count, now)
-            if not self._plenty:
-                break
             pieces -= count
+            if pieces <= 0 or not self._plenty:
+                break
 
     def _fill(self, pieces: int, now: float) -> bool:
         """With one read. Whether another is likely to give as much."""
