@@ -59,11 +59,11 @@ class Router:
         self._next_expiry = 0.0
         outbound = Outbound(config)
         self.connections = Connections(poller, self._tcp_target, outbound)
-        self.datagrams = Datagrams(poller, self._udp_target, self._seen_from, outbound)
-        self._dns = Dns(poller, answers)
-        self._dns_streams = Streams(poller, answers)
-        self.pings = Pings(poller, outbound)
-        self.published = PublishedPorts(poller, self.connections, self.datagrams, self._seen_from)
+        self.datagrams = Datagrams(self._udp_target, self._seen_from, outbound)
+        self._dns = Dns(answers)
+        self._dns_streams = Streams(answers)
+        self.pings = Pings(outbound)
+        self.published = PublishedPorts(self.connections, self.datagrams, self._seen_from)
 
     # ------------------------------------------------------------------------------------------------ targets
     def _tcp_target(self, endpoint: Endpoint, destination: bytes, port: int) -> tuple[str, int] | socket.socket | None:

@@ -31,14 +31,13 @@ from slirp.devices.pcap import Capture
 from slirp.devices.tap import HEADER_BYTES
 from slirp.host.confinement import confine
 from slirp.host.endpoint import GATEWAY_MAC, Endpoint
-from slirp.host.poller import READ, Poller
+from slirp.host.poller import READ, TURN_SECONDS, Poller, Sockets
 from slirp.router import TICK_SECONDS, Router
 from slirp.stack.switch import claims_only
 
 MAX_FRAME = HEADER_BYTES + 14 + 65536
 FRAME_BATCH = 16  # in a turn; of bare acknowledgments, which cost little, so many times more
 BARE_BYTES, BARE_PER_FRAME = HEADER_BYTES + 14 + 40 + 20, 4
-TURN_SECONDS = 100e-6  # of one guest while others wait: a SYN costs ten times what a segment does
 NO_HURRY_SECONDS = 1.0
 MAX_COMMAND = 16 << 20  # bytes, in a memfd
 _ETHERNET_BYTES = 14
@@ -176,7 +175,8 @@ class Network:
         config = self._config
         prefix6 = ipaddress.IPv6Network(config.subnet6).network_address.packed[:8] if config.autoconf6 else b""
         reserved = [ipaddress.IPv6Address(text).packed for text in (config.gateway6, config.dns6) if text]
-        endpoint = Endpoint(command["endpoint_id"], tap, mac, address, config.mtu, names, address6, prefix6, reserved)
+        sockets, endpoint_id = Sockets(self._poller), command["endpoint_id"]
+        endpoint = Endpoint(endpoint_id, tap, sockets, mac, address, config.mtu, names, address6, prefix6, reserved)
         self._endpoints[endpoint.endpoint_id] = self._by_mac[mac] = endpoint
         self._name(endpoint, command)
         if self._capture is not None:
@@ -195,6 +195,7 @@ class Network:
         if endpoint is not None:
             self._router.forget(endpoint)
             self._poller.remove(endpoint.tap)
+            endpoint.sockets.close()
             if self._by_mac.get(endpoint.mac) is endpoint:
                 del self._by_mac[endpoint.mac]
             os.close(endpoint.tap)

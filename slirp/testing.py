@@ -17,15 +17,15 @@ from slirp.wire.tcp import Segment
 
 
 class PlainBuffers:
-    """Counts what is out, and what is held of `limit` bytes."""
+    """Of `size` bytes each. Counts what is out, and what is held of `limit` bytes."""
 
-    def __init__(self, limit: int = 1 << 40) -> None:
-        self.out = 0
+    def __init__(self, limit: int = 1 << 40, size: int = SIZE) -> None:
+        self.out, self.size = 0, size
         self.held, self.limit = 0, limit
 
     def take(self) -> memoryview | None:
         self.out += 1
-        return memoryview(bytearray(SIZE))
+        return memoryview(bytearray(self.size))
 
     def give(self, buffer: memoryview) -> None:
         self.out -= 1

@@ -23,7 +23,9 @@ from slirp.wire import icmp, tcp, virtio
 from slirp.wire.checksum import fold, ones_sum
 from slirp.wire.ip import TCP, TTL, Packet
 
-READS = 8  # of large pieces in a turn of the loop, by all sockets
+NEAR_BYTES = (
+    1 << 20
+)  # of the receive buffer of a socket connected to this machine; the kernel's limit is 6 MiB and more
 RESET_LINGER, NO_LINGER = struct.pack("ii", 1, 0), struct.pack("ii", 0, 0)
 _SECRET = secrets.token_bytes(16)  # of the launcher that forks us: every network of a user has the same
 _HEADERS4 = struct.Struct("!BBHHHBBH4s4sHH")  # of IPv4, and TCP's ports
@@ -69,6 +71,7 @@ class Connection:
         "guest",
         "guest_port",
         "key",
+        "looked_at",
         "remote",
         "remote_port",
     )
@@ -93,6 +96,7 @@ class Connection:
         self._watched = False  # not before connect(2): an unconnected socket is always ready
         self.acknowledgment: tcp.Segment | None = None  # a bare one of the guest's that the flow has not heard of yet
         self.ack_by = NEVER  # until when ours may wait
+        self.looked_at = NEVER  # when its timer is looked at next
         self.endpoint, self.key = endpoint, key
         self.remote, self.remote_port, self.guest, self.guest_port = remote, remote_port, guest, guest_port
         self._address_sum = ones_sum(remote + guest)
@@ -200,17 +204,17 @@ class Connection:
         if events != self._events:
             self._events = events
             if self._watched and self._socket is not None:
-                self._connections.poller.change(self._socket.fileno(), events)
+                self.endpoint.sockets.change(self._socket.fileno(), events)
 
     def watch(self) -> None:
         if self._socket is not None:
             self._watched = True
-            self._connections.poller.add(self._socket.fileno(), self._events, self.ready)
+            self.endpoint.sockets.add(self._socket.fileno(), self._events, self.ready)
 
     def _unwatch(self) -> None:
         if self._watched and self._socket is not None:
             self._watched = False
-            self._connections.poller.remove(self._socket.fileno())
+            self.endpoint.sockets.remove(self._socket.fileno())
 
     def refused(self, number: int) -> None:
         """connect(2) has failed with this errno."""
@@ -228,23 +232,34 @@ class Connection:
         now = time.monotonic()
         flow = self.flow
         if events == READ and flow.state == tcp_flow.OPEN:
-            flow.host_readable(now, int(__import__("os").environ.get("RD","0")) or READS // self._connections.poller.ready_count)
+            flow.host_readable(now, self.endpoint.sockets.pieces)
         elif flow.state == tcp_flow.CONNECTING:
             failure = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) if self._socket else errno.EPIPE
             if failure:
                 self.refused(failure)
             elif events & WRITE:
+                keep_near(self._socket)
                 flow.host_connected(now)
         else:
             if events & WRITE:
                 flow.host_writable(now)
             if events & READ or (events & FAILED and not flow.outgoing.host_ended):
-                flow.host_readable(now, int(__import__("os").environ.get("RD","0")) or READS // self._connections.poller.ready_count)
+                flow.host_readable(now, self.endpoint.sockets.pieces)
             elif events & ERROR:
                 flow.abort()
             elif events & FAILED:  # both ways have ended, which would be reported for ever; the guest may not know yet
                 self._unwatch()
         self._connections.touched(self)
+
+
+def keep_near(sock: socket.socket | None) -> None:
+    """A connection within this machine needs no room for what is on the way, and what waits in memory for long is in no
+    cache any more when it is read."""
+    try:
+        if sock is not None and sock.getsockname()[0] == sock.getpeername()[0]:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, NEAR_BYTES)
+    except OSError:
+        return  # it has ended, and reading says so
 
 
 def _first_sequence(key: bytes, now: float) -> int:

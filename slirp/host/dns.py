@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 
 from slirp.host.endpoint import Endpoint
-from slirp.host.poller import READ, Poller
+from slirp.host.poller import READ
 from slirp.host.resolvers import Resolvers
 from slirp.stack.names import Names
 from slirp.wire import dns, udp
@@ -68,8 +68,8 @@ class _Query:
 class Dns:
     """Over UDP. Answers come from the address that was asked."""
 
-    def __init__(self, poller: Poller, answers: Answers) -> None:
-        self._poller, self._answers = poller, answers
+    def __init__(self, answers: Answers) -> None:
+        self._answers = answers
         self._queries: dict[tuple[bytes, int, bytes], _Query] = {}
 
     @property
@@ -111,7 +111,7 @@ class Dns:
                 self._close(query)
                 continue
             query.deadline = time.monotonic() + TRY_SECONDS
-            self._poller.add(sock.fileno(), READ, lambda _: self._ready(key, query))
+            query.endpoint.sockets.add(sock.fileno(), READ, lambda _: self._ready(key, query))
             return
         self._answer(key, query, dns.failure(query.data))
 
@@ -150,6 +150,6 @@ class Dns:
 
     def _close(self, query: _Query) -> None:
         if query.socket is not None:
-            self._poller.remove(query.socket.fileno())
+            query.endpoint.sockets.remove(query.socket.fileno())
             query.socket.close()
             query.socket = None

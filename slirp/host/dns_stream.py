@@ -11,7 +11,7 @@ import time
 
 from slirp.host.dns import MAX_QUERIES, TRY_SECONDS, Answers
 from slirp.host.endpoint import Endpoint
-from slirp.host.poller import READ, WRITE, Poller
+from slirp.host.poller import READ, WRITE
 from slirp.wire import dns
 
 IDLE_SECONDS = 30.0
@@ -46,8 +46,8 @@ class _Forwarded:
 class Streams:
     """All of one network."""
 
-    def __init__(self, poller: Poller, answers: Answers) -> None:
-        self._poller, self._answers = poller, answers
+    def __init__(self, answers: Answers) -> None:
+        self._answers = answers
         self._streams: set[_Stream] = set()
 
     @property
@@ -61,7 +61,7 @@ class Streams:
             sock.setblocking(False)
         stream = _Stream(endpoint, ours, time.monotonic())
         self._streams.add(stream)
-        self._poller.add(ours.fileno(), READ, lambda events: self._ready(stream, events))
+        endpoint.sockets.add(ours.fileno(), READ, lambda events: self._ready(stream, events))
         return theirs
 
     # ------------------------------------------------------------------------------------------------ the guest's side
@@ -120,14 +120,14 @@ class Streams:
             return
         reads = not stream.ended and len(stream.unsent) < MAX_UNSENT and len(stream.received) <= 65537
         events = (READ if reads else 0) | (WRITE if stream.unsent else 0)
-        self._poller.change(stream.socket.fileno(), events)
+        stream.endpoint.sockets.change(stream.socket.fileno(), events)
 
     def _close(self, stream: _Stream) -> None:
         if stream in self._streams:
             self._streams.discard(stream)
             for forwarded in list(stream.asked):
                 self._done(forwarded)
-            self._poller.remove(stream.socket.fileno())
+            stream.endpoint.sockets.remove(stream.socket.fileno())
             stream.socket.close()
 
     # ------------------------------------------------------------------------------------------------ the resolver's
@@ -151,7 +151,9 @@ class Streams:
             forwarded.unsent = len(forwarded.query).to_bytes(_LENGTH_BYTES, "big") + forwarded.query
             forwarded.received.clear()
             forwarded.deadline = time.monotonic() + TRY_SECONDS
-            self._poller.add(sock.fileno(), WRITE, lambda events: self._answering(forwarded, events))
+            forwarded.stream.endpoint.sockets.add(
+                sock.fileno(), WRITE, lambda events: self._answering(forwarded, events)
+            )
             return
         self._answer(forwarded, dns.failure(forwarded.query))
 
@@ -163,7 +165,7 @@ class Streams:
             if forwarded.unsent:
                 forwarded.unsent = forwarded.unsent[sock.send(forwarded.unsent) :]
                 if not forwarded.unsent:
-                    self._poller.change(sock.fileno(), READ)
+                    forwarded.stream.endpoint.sockets.change(sock.fileno(), READ)
                 return
             data = sock.recv(65536)
         except BlockingIOError:
@@ -196,7 +198,7 @@ class Streams:
 
     def _hang_up(self, forwarded: _Forwarded) -> None:
         if forwarded.socket is not None:
-            self._poller.remove(forwarded.socket.fileno())
+            forwarded.stream.endpoint.sockets.remove(forwarded.socket.fileno())
             forwarded.socket.close()
             forwarded.socket = None
 

@@ -10,6 +10,7 @@ from slirp.devices.pcap import Capture
 from slirp.devices.tap import many_datagrams
 from slirp.devices.veth import is_packet_socket
 from slirp.host.buffers import BufferPool
+from slirp.host.poller import Sockets
 from slirp.stack.fragments import Fragments
 from slirp.wire import ethernet, icmp, icmpv6, ipv4, ipv6, ndp, udp, virtio
 from slirp.wire.checksum import fold, pseudo_sum
@@ -22,15 +23,16 @@ GATEWAY_MAC = bytes.fromhex("020000000001")
 
 
 class Endpoint:
-    """`address` (IPv4, 4 bytes) and `address6` (16) are the guest's, b"" where it has none; with `prefix6` (8 bytes)
-    it also makes itself addresses in that prefix, but for `reserved` ones. `mtu` bounds the segments told to the
-    guest; `flows` (of them `half_open`), `datagrams` and `queries` count what it has open. `has_asked`: a small piece
-    of its has gone to the host, and since then none has come for it."""
+    """`sockets` are those of the host's that work for it. `address` (IPv4, 4 bytes) and `address6` (16) are its own,
+    b"" where it has none; with `prefix6` (8 bytes) it also makes itself addresses in that prefix, but for `reserved`
+    ones. `mtu` bounds the segments told to it; `flows` (of them `half_open`), `datagrams` and `queries` count what it
+    has open. `has_asked`: a small piece of its has gone to the host, and since then none has come for it."""
 
     def __init__(
         self,
         endpoint_id: str,
         tap: int,
+        sockets: Sockets,
         mac: bytes,
         address: bytes,
         mtu: int,
@@ -41,6 +43,7 @@ class Endpoint:
     ) -> None:
         self.endpoint_id = endpoint_id
         self.tap = tap
+        self.sockets = sockets
         self.mac = mac
         self.usual_head = GATEWAY_MAC + mac  # of its frames
         self.address = address

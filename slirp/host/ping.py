@@ -7,7 +7,7 @@ import time
 
 from slirp.host.endpoint import Endpoint
 from slirp.host.outbound import Outbound
-from slirp.host.poller import READ, Poller
+from slirp.host.poller import READ
 from slirp.wire import icmp, icmpv6
 from slirp.wire.ip import Packet
 
@@ -24,8 +24,8 @@ class _Pinger:
 class Pings:
     """A ping socket for every identifier a guest uses."""
 
-    def __init__(self, poller: Poller, outbound: Outbound) -> None:
-        self._poller, self._outbound = poller, outbound
+    def __init__(self, outbound: Outbound) -> None:
+        self._outbound = outbound
         self._pingers: dict[tuple[bytes, int], _Pinger] = {}
         self._next_reap = 0.0
 
@@ -57,7 +57,7 @@ class Pings:
         except OSError:
             return None
         pinger = self._pingers[guest, identifier] = _Pinger(endpoint, guest, identifier, sock)
-        self._poller.add(sock.fileno(), READ, lambda _: self._ready(pinger))
+        endpoint.sockets.add(sock.fileno(), READ, lambda _: self._ready(pinger))
         return pinger
 
     def _ready(self, pinger: _Pinger) -> None:
@@ -83,5 +83,5 @@ class Pings:
     def _drop(self, keys: list[tuple[bytes, int]]) -> None:
         for key in keys:
             pinger = self._pingers.pop(key)
-            self._poller.remove(pinger.socket.fileno())
+            pinger.endpoint.sockets.remove(pinger.socket.fileno())
             pinger.socket.close()

@@ -5,15 +5,18 @@ from __future__ import annotations
 import errno
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from slirp.host.connection import Connection
 from slirp.host.endpoint import Endpoint
-from slirp.host.poller import READ, Poller
+from slirp.host.poller import READ
 from slirp.host.tcp import Connections
 from slirp.host.udp import Datagrams
+from slirp.stack import tcp_flow
 
-ACCEPT_BATCH = 64
-MAX_ASKED = 512  # connections that a guest has not answered yet: more at once it would only lose
+# Connections that a port's guest has not answered yet: its kernel answers all that are asked for while its queue for
+# accept(2) has room, and resets those that had none after all, seconds later.
+MAX_ASKED = 8
 _NO_MEMORY = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
@@ -22,15 +25,16 @@ class _Published:
     endpoint: Endpoint
     guest_port: int
     socket: socket.socket
+    asked: list[Connection] = field(default_factory=list)  # and perhaps answered
 
 
 class PublishedPorts:
     """`source(endpoint, address)` gives how the guest sees a client."""
 
     def __init__(
-        self, poller: Poller, connections: Connections, datagrams: Datagrams, source: Callable[[Endpoint, str], bytes]
+        self, connections: Connections, datagrams: Datagrams, source: Callable[[Endpoint, str], bytes]
     ) -> None:
-        self._poller, self._connections, self._datagrams, self._source = poller, connections, datagrams, source
+        self._connections, self._datagrams, self._source = connections, datagrams, source
         self._by_id: dict[str, _Published] = {}
         self._everywhere: set[tuple[str, int, int]] = set()
         self._waiting: list[_Published] = []
@@ -49,30 +53,34 @@ class PublishedPorts:
         if protocol == "udp":
             self._datagrams.publish(endpoint, guest_port, sock)
         else:
-            self._poller.add(sock.fileno(), READ, lambda _: self._accept(published))
+            endpoint.sockets.add(sock.fileno(), READ, lambda _: self._accept(published))
 
     def everywhere(self, protocol: str, address_bytes: int, port: int) -> bool:
         """Whether this port of the host is published on all of its addresses (of 4 bytes or 16)."""
         return (protocol, address_bytes, port) in self._everywhere
 
     def _accept(self, published: _Published) -> None:
-        for _ in range(ACCEPT_BATCH):
-            if published.endpoint.half_open >= MAX_ASKED:
+        """One at a time: what the guest's kernel answers at once is read before the next."""
+        if len(published.asked) >= MAX_ASKED:
+            published.asked = [asked for asked in published.asked if asked.flow.state == tcp_flow.SYN_SENT]
+            if len(published.asked) >= MAX_ASKED:
                 self._pause(published)
                 return
-            try:
-                sock, address = published.socket.accept()
-            except OSError as error:
-                if error.errno in _NO_MEMORY:
-                    self._pause(published)
-                return
-            sock.setblocking(False)
-            source = self._source(published.endpoint, address[0])
-            self._connections.connect(published.endpoint, sock, source, address[1], published.guest_port)
+        try:
+            sock, address = published.socket.accept()
+        except OSError as error:
+            if error.errno in _NO_MEMORY:
+                self._pause(published)
+            return
+        sock.setblocking(False)
+        source = self._source(published.endpoint, address[0])
+        asked = self._connections.connect(published.endpoint, sock, source, address[1], published.guest_port)
+        if asked is not None:
+            published.asked.append(asked)
 
     def _pause(self, published: _Published) -> None:
         """Until the next tick; clients wait in the backlog."""
-        self._poller.change(published.socket.fileno(), 0)
+        published.endpoint.sockets.change(published.socket.fileno(), 0)
         self._waiting.append(published)
 
     def unpublish(self, publish_id: str) -> None:
@@ -83,7 +91,7 @@ class PublishedPorts:
             self._datagrams.unpublish(published.endpoint, published.guest_port, published.socket)
         if (place := _everywhere(published.socket)) is not None:
             self._everywhere.discard(place)
-        self._poller.remove(published.socket.fileno())
+        published.endpoint.sockets.remove(published.socket.fileno())
         published.socket.close()
 
     @property
@@ -94,7 +102,7 @@ class PublishedPorts:
     def tick(self) -> None:
         for published in self._waiting:
             if published.socket.fileno() >= 0:
-                self._poller.change(published.socket.fileno(), READ)
+                published.endpoint.sockets.change(published.socket.fileno(), READ)
         self._waiting.clear()
 
     def forget(self, endpoint: Endpoint) -> None:

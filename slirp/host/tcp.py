@@ -6,13 +6,15 @@ and by the poller with sockets."""
 from __future__ import annotations
 
 import errno
+import heapq
+import itertools
 import resource
 import socket
 import struct
 import time
 from collections.abc import Callable
 
-from slirp.host.connection import RESET_LINGER, Connection
+from slirp.host.connection import RESET_LINGER, Connection, keep_near
 from slirp.host.endpoint import Endpoint
 from slirp.host.outbound import Outbound
 from slirp.host.poller import Poller
@@ -27,8 +29,8 @@ MAX_HALF_OPEN = 1024  # of one guest
 MAX_LINGERING = 1024  # of one network; who is over takes no room from who is not
 HALF_CLOSED_SECONDS = 900.0
 ACK_SECONDS = 0.001  # how long an acknowledgment may wait; RFC 9293 3.8.6.3 allows 0.5
+TIMER_SECONDS = 0.001  # between two looks at timers, at least
 REPEAT_SECONDS = 0.01  # until one is repeated where frames are lost; each time twice as long
-TIMER_SECONDS, VISIT_SECONDS = 0.001, 1e-5  # between two looks at timers, at least; and for each timer
 _KIND = virtio.HEADER_BYTES + 12  # of a frame with its virtio header: where the Ethernet type is
 _IP = virtio.HEADER_BYTES + 14
 _TCP4, _TCP6 = _IP + 20, _IP + 40
@@ -57,8 +59,10 @@ class Connections:
         self._target = target
         self._max_flows = int(resource.getrlimit(resource.RLIMIT_NOFILE)[0] * FLOWS_SHARE)
         self._by_key: dict[bytes, Connection] = {}
-        self._timed: set[Connection] = set()
-        self._next_timer = NEVER  # not after the first of theirs
+        # a heap of times, and whose: not after the flow's timer, which has mostly gone on since. What has another time
+        # than its connection's `looked_at` counts no more
+        self._timers: list[tuple[float, int, Connection]] = []
+        self._numbers = itertools.count()  # what was put there at the same time comes in this order
         self._patient: set[Connection] = set()  # their acknowledgments wait for data to carry them
         self._acks_due = NEVER  # not after the first of theirs
         self.due = NEVER  # when to `act`
@@ -205,9 +209,10 @@ class Connections:
         """At `due`, or any time: acknowledge what nothing has carried, and timers."""
         if now >= self._acks_due:
             self._acknowledge(now)
-        if now >= self._next_timer:
-            self._timers(now)
-        self.due = min(self._acks_due, self._next_timer)
+        timers = self._timers
+        if timers and timers[0][0] <= now:
+            self._look(now)
+        self.due = min(self._acks_due, max(timers[0][0], now + TIMER_SECONDS) if timers else NEVER)
 
     def _acknowledge(self, now: float) -> None:
         for connection in self._patient:
@@ -266,21 +271,26 @@ class Connections:
         connection.watch()
 
     # ------------------------------------------------------------------------------------------------ from the host
-    def connect(self, endpoint: Endpoint, sock: socket.socket, source: bytes, port: int, guest_port: int) -> None:
-        """A connection that a published port has accepted, seen by the guest as from `source`:`port`."""
+    def connect(
+        self, endpoint: Endpoint, sock: socket.socket, source: bytes, port: int, guest_port: int
+    ) -> Connection | None:
+        """A connection that a published port has accepted, seen by the guest as from `source`:`port`. None: there is no
+        room for it."""
         guest = endpoint.address_like(source)
         key, port = self._free_port(guest + source, guest_port, port) if guest else (b"", port)
         if not key or endpoint.flows >= self._max_flows:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_LINGER)
             sock.close()
-            return
+            return None
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        keep_near(sock)
         now = time.monotonic()
         connection = Connection(self, endpoint, key, source, port, guest, guest_port, sock, now)
         self._add(connection)
         connection.watch()
         connection.flow.connect(now)
         self.touched(connection)
+        return connection
 
     def _free_port(self, addresses: bytes, guest_port: int, port: int) -> tuple[bytes, int]:
         """The client's own port, or one near it: clients of several loopback addresses are one host to the guest."""
@@ -310,7 +320,7 @@ class Connections:
             else:
                 connection.endpoint.flows -= 1
         self._whole(connection)
-        self._timed.discard(connection)
+        connection.looked_at = NEVER
         self._patient.discard(connection)
         connection.acknowledgment = None
         connection.close(reset=False)
@@ -328,9 +338,9 @@ class Connections:
             self._whole(connection)
         timer = flow.outgoing.timer
         if timer != NEVER:
-            self._timed.add(connection)
-            if timer < self._next_timer:
-                self._next_timer = timer
+            if timer < connection.looked_at:
+                connection.looked_at = timer
+                heapq.heappush(self._timers, (timer, next(self._numbers), connection))
                 self.due = min(self.due, timer)
             if flow.state == tcp_flow.LINGERING and connection not in self._lingering:
                 self._lingering[connection] = None
@@ -340,16 +350,16 @@ class Connections:
         elif flow.state == tcp_flow.CLOSED:
             self._drop(connection)
 
-    def _timers(self, now: float) -> None:
-        """Those that are due. Who has none any more is forgotten only here: with requests and answers it comes and goes
-        each time."""
-        self._next_timer = NEVER
-        for connection in list(self._timed):
-            connection.flow.tick(now)
-            self.touched(connection)
-            if connection.flow.outgoing.timer == NEVER:
-                self._timed.discard(connection)
-        self._next_timer = max(self._next_timer, now + TIMER_SECONDS, now + len(self._timed) * VISIT_SECONDS)
+    def _look(self, now: float) -> None:
+        """At the timers that may be due."""
+        due = []
+        while self._timers and self._timers[0][0] <= now:
+            due.append(heapq.heappop(self._timers))
+        for at, _, connection in due:
+            if at == connection.looked_at:
+                connection.looked_at = NEVER
+                connection.flow.tick(now)
+                self.touched(connection)
 
     def tick(self, now: float) -> None:
         """Rarely: flows that were left half-closed."""

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from slirp.host import batches
 from slirp.host.endpoint import Endpoint
 from slirp.host.outbound import Outbound
-from slirp.host.poller import FAILED, READ, Poller
+from slirp.host.poller import FAILED, READ
 from slirp.wire import icmp, icmpv6, udp, virtio
 from slirp.wire.ip import TTL, UDP, Packet
 
@@ -85,12 +85,11 @@ class Datagrams:
 
     def __init__(
         self,
-        poller: Poller,
         target: Callable[[bytes, int], tuple[str, int] | None],
         source: Callable[[Endpoint, str], bytes],
         outbound: Outbound | None = None,
     ) -> None:
-        self._poller, self._target, self._source, self._outbound = poller, target, source, outbound
+        self._target, self._source, self._outbound = target, source, outbound
         self._mappings: dict[tuple[bytes, int], _Mapping] = {}
         # (guest, its port) -> (peer, its port) -> the published socket it has used, its address there, and ours
         self._peers: dict[tuple[bytes, int], dict[tuple[bytes, int], _Peer]] = {}
@@ -228,7 +227,7 @@ class Datagrams:
             return None
         mapping = self._mappings[guest, port] = _Mapping(endpoint, guest, port, sock, time.monotonic())
         endpoint.datagrams += 1
-        self._poller.add(sock.fileno(), READ, lambda events: self._ready(mapping, events))
+        endpoint.sockets.add(sock.fileno(), READ, lambda events: self._ready(mapping, events))
         return mapping
 
     # ------------------------------------------------------------------------------------------------ to guests
@@ -296,10 +295,10 @@ class Datagrams:
             sock.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
         else:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
-        self._poller.add(sock.fileno(), READ, lambda _: self._published_ready(endpoint, guest_port, sock))
+        endpoint.sockets.add(sock.fileno(), READ, lambda _: self._published_ready(endpoint, guest_port, sock))
 
     def unpublish(self, endpoint: Endpoint, guest_port: int, sock: socket.socket) -> None:
-        self._poller.remove(sock.fileno())
+        endpoint.sockets.remove(sock.fileno())
         self.forget_routes()
         self._keep_peers(lambda peer: peer.socket is not sock)
 
@@ -355,7 +354,7 @@ class Datagrams:
         self.forget_routes()
         del self._mappings[key]
         mapping.endpoint.datagrams -= 1
-        self._poller.remove(mapping.socket.fileno())
+        mapping.endpoint.sockets.remove(mapping.socket.fileno())
         mapping.socket.close()
 
     def forget_routes(self) -> None:

@@ -21,7 +21,8 @@ from slirp.wire.tcp import ACK, FIN, PSH, Segment
 SEND_LIMIT = 4 << 20  # bytes to the guest that may be unacknowledged, whatever window it offers
 GIVE_UP_SECONDS, GIVE_UP_OPENING_SECONDS = 900.0, 120.0  # without an answer; about Linux' tcp_retries2, tcp_syn_retries
 SMALL_BYTES = 4096  # pieces up to this size are copied, so that they do not hold a large buffer
-PIECES_AT_ONCE = 4  # read where there is plenty: the host acknowledges them together, the guest wakes once; one L2 cache
+# read where there is plenty: the host acknowledges them together, the guest wakes once, and a cache holds them
+PIECES_AT_ONCE = 4
 
 
 class Outgoing:

@@ -18,7 +18,8 @@ class ByHand:
         self.sent: list[tuple[int, int, int, bytes]] = []
         self.host = host
         self.takes = True
-        self.flow = Flow(self, host, PlainBuffers(), MSS, 5000, 0.0)
+        self.buffers = PlainBuffers()
+        self.flow = Flow(self, host, self.buffers, MSS, 5000, 0.0)
         self.flow.accept(segment(SYN, 999, 0, options=options, window=65535), 0.0)
 
     def transmit(

@@ -13,7 +13,7 @@ import pytest
 
 from slirp.host import tcp as tcp_module
 from slirp.host.endpoint import GATEWAY_MAC, Endpoint
-from slirp.host.poller import Poller
+from slirp.host.poller import Poller, Sockets
 from slirp.host.tcp import ACK_SECONDS, REPEAT_SECONDS, Connections
 from slirp.stack import tcp_flow
 from slirp.stack.recovery import NEVER
@@ -34,7 +34,7 @@ class Hand:
         self.wire.settimeout(5)
         self.poller = Poller()
         self.connections = Connections(self.poller, lambda endpoint, address, port: listener.getsockname())
-        self.endpoint = Endpoint("guest", device.detach(), MAC, GUEST, 1500, [])
+        self.endpoint = Endpoint("guest", device.detach(), Sockets(self.poller), MAC, GUEST, 1500, [])
         self.sequence, self.acknowledgment = 1000, 0
         self.guest_port = GUEST_PORT
 

@@ -5,15 +5,18 @@ it was made in, whoever uses it."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import random
+import signal
 import socket
 import struct
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -42,6 +45,7 @@ class Guest:
     def __init__(self, channel: socket.socket, directory: Path) -> None:
         self._channel = channel
         self.api, self.pcap = directory / "api.sock", directory / "all.pcap"
+        self.networks: list[int] = []  # processes
 
     def socket(self, kind: int = socket.SOCK_STREAM, family: int = socket.AF_INET) -> socket.socket:
         self._channel.send(f"{int(family)} {int(kind)}".encode())
@@ -79,6 +83,9 @@ def guest(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     for fd in (ready_write, exit_read):
         os.close(fd)
     assert os.read(ready_read, 1) == b"1"
+    made.networks = [
+        int(child) for child in Path(f"/proc/{network.pid}/task/{network.pid}/children").read_text().split()
+    ]
     yield made
     os.close(exit_write)
     assert network.wait(20) == 0
@@ -172,30 +179,69 @@ def test_a_descriptor_that_cannot_be_written_to() -> None:
     )
 
 
-def test_a_port_forwarded_by_the_api_socket(guest: Guest) -> None:
+def call(guest: Guest, execute: str, **arguments: object) -> dict[str, Any]:
+    with socket.socket(socket.AF_UNIX) as api:
+        api.connect(str(guest.api))
+        api.sendall(json.dumps({"execute": execute, "arguments": arguments}).encode())
+        api.shutdown(socket.SHUT_WR)
+        answer: dict[str, Any] = json.loads(receive(api))
+        return answer
+
+
+@contextlib.contextmanager
+def forwarded(guest: Guest, guest_port: int) -> Iterator[int]:
+    """A port of the host's loopback that leads to the guest's."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
+    made = call(guest, "add_hostfwd", proto="tcp", host_addr="127.0.0.1", host_port=port, guest_port=guest_port)
+    yield port
+    assert call(guest, "remove_hostfwd", id=made["return"]["id"]) == {"return": {}}
 
-    def call(execute: str, **arguments: object) -> dict[str, Any]:
-        with socket.socket(socket.AF_UNIX) as api:
-            api.connect(str(guest.api))
-            api.sendall(json.dumps({"execute": execute, "arguments": arguments}).encode())
-            api.shutdown(socket.SHUT_WR)
-            answer: dict[str, Any] = json.loads(receive(api))
-            return answer
 
+def test_a_port_forwarded_by_the_api_socket(guest: Guest) -> None:
     with guest.socket() as listener:
         listener.bind((guest.address, 8080))
         listener.listen()
-        made = call("add_hostfwd", proto="tcp", host_addr="127.0.0.1", host_port=port, guest_port=8080)
-        with socket.create_connection(("127.0.0.1", port)) as client:
+        with forwarded(guest, 8080) as port, socket.create_connection(("127.0.0.1", port)) as client:
             server, _ = listener.accept()
             with server:
                 client.sendall(b"in")
                 assert server.recv(10) == b"in"
-        assert call("remove_hostfwd", id=made["return"]["id"]) == {"return": {}}
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(("127.0.0.1", port))
+
+
+@pytest.mark.parametrize("guest", [1500], indirect=True)
+def test_a_server_that_accepts_nothing_for_a_while_gets_all_connections_in_the_end(guest: Guest) -> None:
+    """A kernel whose queue for accept(2) has room answers all SYNs of that moment, and resets those that had none after
+    all, some 7 seconds later: only so many may be asked for at once."""
+    count = 300
+    with guest.socket() as listener, forwarded(guest, 8081) as port, contextlib.ExitStack() as clients:
+        listener.bind((guest.address, 8081))
+        listener.listen(32)
+        opened = []
+        for pid in guest.networks:
+            os.kill(pid, signal.SIGSTOP)
+        for _ in range(count):
+            client = clients.enter_context(socket.socket())
+            client.setblocking(False)
+            client.connect_ex(("127.0.0.1", port))  # all at once
+            opened.append(client)
+        for pid in guest.networks:
+            os.kill(pid, signal.SIGCONT)
+        for client in opened:
+            client.settimeout(30)
+            client.sendall(b"question")
+        time.sleep(9)
+
+        def run() -> None:
+            for _ in range(count):
+                server, _ = listener.accept()
+                with server:
+                    server.sendall(server.recv(100))
+
+        threading.Thread(target=run, daemon=True).start()
+        assert [client.recv(100) for client in opened] == [b"question"] * count
 
 
 def test_the_capture_has_whole_frames(guest: Guest) -> None:

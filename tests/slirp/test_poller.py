@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import select
+from collections import Counter
+from collections.abc import Callable, Iterator
 from typing import cast
 
 import pytest
 
 from slirp.host import poller
-from slirp.host.poller import READ, SPIN_SECONDS, Poller
+from slirp.host.poller import READ, SPIN_SECONDS, TURN_SECONDS, Poller, Sockets
 
 GLANCE = 2e-6  # what a look costs here
 
@@ -87,3 +89,72 @@ def test_nothing_is_looked_for_unasked(machine: Machine) -> None:
     machine.delay = 1e-5
     machine.poller.run_once(1.0)
     assert machine.yields == 0
+
+
+@pytest.fixture
+def ready() -> Iterator[Callable[[], int]]:
+    """Makes a descriptor that is always ready."""
+    made: list[int] = []
+
+    def make() -> int:
+        made.append(os.eventfd(1))
+        return made[-1]
+
+    yield make
+    for fd in made:
+        os.close(fd)
+
+
+def test_a_guest_with_many_sockets_has_no_more_turns_than_one_with_one(
+    monkeypatch: pytest.MonkeyPatch, ready: Callable[[], int]
+) -> None:
+    now, loop = 0.0, Poller()
+    monkeypatch.setattr(poller.time, "perf_counter", lambda: now)
+    flooder, neighbour, turns = Sockets(loop), Sockets(loop), Counter[int]()
+
+    def turn(fd: int, seconds: float) -> None:
+        nonlocal now
+        turns[fd] += 1
+        now += seconds
+
+    many, one = [ready() for _ in range(100)], ready()
+    for fd in many:
+        flooder.add(fd, READ, lambda _, fd=fd: turn(fd, TURN_SECONDS / 2))
+    neighbour.add(one, READ, lambda _: turn(one, TURN_SECONDS / 2))
+    for _ in range(50):
+        loop.run_once(0)
+    assert turns[one] == 50
+    assert now <= 50 * 3 * TURN_SECONDS  # the flooder has had two for each of its neighbour's
+    assert {turns[fd] for fd in many} == {2}  # and its own sockets take turns as well
+    for each in (flooder, neighbour):
+        each.close()
+
+
+def test_cheap_turns_are_more_in_number_and_what_has_gone_has_none(
+    monkeypatch: pytest.MonkeyPatch, ready: Callable[[], int]
+) -> None:
+    now, loop = 0.0, Poller()
+    monkeypatch.setattr(poller.time, "perf_counter", lambda: now)
+    sockets, turns = Sockets(loop), Counter[int]()
+    fds = [ready() for _ in range(20)]
+
+    def turn(fd: int) -> None:
+        nonlocal now
+        turns[fd] += 1
+        now += TURN_SECONDS / 10
+        if fd == fds[0]:
+            for other in fds[1:]:
+                sockets.remove(other)
+
+    for fd in fds[1:]:
+        sockets.add(fd, READ, lambda _, fd=fd: turn(fd))
+    loop.run_once(0)
+    assert sum(turns.values()) == 12
+    turns.clear()
+    sockets.add(fds[0], READ, lambda _: turn(fds[0]))
+    for _ in range(5):
+        loop.run_once(0)
+    assert turns[fds[0]] >= 4  # once it has had its first, it is alone
+    assert sum(turns[fd] for fd in fds[1:]) < 20
+    sockets.close()
+    assert sockets.pieces > 0

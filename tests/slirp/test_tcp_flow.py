@@ -57,7 +57,7 @@ class Pair:
             for flow, host in zip(flows, self.hosts, strict=True):
                 flow.flush_ack()
                 if host.wants[0]:
-                    flow.host_readable(self.now)
+                    flow.host_readable(self.now, 8)
                 if host.wants[1] and host.capacity:
                     flow.host_writable(self.now)
                 if self.now >= flow.outgoing.timer:
@@ -221,14 +221,38 @@ def test_three_duplicates_send_the_first_segment_again() -> None:
     assert hand.sent[-1][3] == first[3][:1460]
 
 
-@pytest.mark.parametrize(("reads", "sent"), [(1, 1), (3, 3), (8, 4)])
-def test_a_host_with_much_is_read_as_often_as_there_is_time(reads: int, sent: int) -> None:
-    hand = ByHand(MemoryHost(bytes(3 * SIZE + 100), ends=False), options=tcp.emit_options(Options(1460, 7)))
+@pytest.mark.parametrize(("pieces", "sent"), [(0, [1]), (1, [1]), (3, [1, 2]), (6, [1, 4, 1]), (20, [1, 4, 2])])
+def test_a_host_with_much_is_read_more_at_once(pieces: int, sent: list[int]) -> None:
+    data = random.Random(1).randbytes(6 * SIZE + 100)
+    hand = ByHand(MemoryHost(data, ends=False), options=tcp.emit_options(Options(1460, 7)))
+    read, plain = [], hand.host.read_into
+
+    def read_into(views: list[memoryview]) -> int | None:
+        before = len(hand.host.data)
+        count = plain(views)
+        read.append(-(-(before - len(hand.host.data)) // SIZE))
+        return count
+
+    hand.host.read_into = read_into  # type: ignore[method-assign]
     hand.open()
+    hand.sent.clear()
     hand.give(ACK, 1000, 5001, window=60000)
-    hand.flow.host_readable(0.0, reads)
-    assert len(hand.sent) == sent
+    hand.flow.host_readable(0.0, pieces)
+    assert read == sent
+    assert [len(payload) for _, _, _, payload in hand.sent] == [SIZE] * min(sum(sent), 6) + [100] * (sum(sent) - 6)
+    assert b"".join(payload for _, _, _, payload in hand.sent) == data[: sum(sent) * SIZE]
     assert hand.host.wants == (True, False)
+
+
+def test_more_at_once_is_no_more_than_the_window() -> None:
+    hand = ByHand(MemoryHost(bytes(8 * SIZE), ends=False), options=tcp.emit_options(Options(1460, 7)))
+    hand.open()
+    hand.sent.clear()
+    hand.give(ACK, 1000, 5001, window=(SIZE * 2 + 1000) >> 7)
+    hand.flow.host_readable(0.0, 8)
+    assert sum(len(payload) for _, _, _, payload in hand.sent) == (SIZE * 2 + 1000) >> 7 << 7
+    assert hand.host.wants == (False, False)
+    assert (len(hand.sent), hand.buffers.out) == (3, 2)  # the last is small, and a copy
 
 
 def test_a_shut_window_is_probed() -> None:

@@ -31,7 +31,7 @@ class TcpMachine(RuleBasedStateMachine):
         super().__init__()
         self.now = 0.0
         self.host = MemoryHost(b"", ends=False, capacity=0)
-        self.buffers = PlainBuffers(HELD_LIMIT)
+        self.buffers = PlainBuffers(HELD_LIMIT, 700)
         self.sent_by_host = 0  # bytes given to its socket
         self.got: set[int] = set()  # positions of the host's bytes that the guest has got
         self.in_order = 0  # of them without a gap
@@ -186,13 +186,13 @@ class TcpMachine(RuleBasedStateMachine):
                 self.in_order += 1
 
     # ------------------------------------------------------------------------------------------------ the host, time
-    @rule(length=st.integers(1, 5000))
-    def host_sends(self, length: int) -> None:
+    @rule(length=st.integers(1, 5000), pieces=st.integers(0, 9))
+    def host_sends(self, length: int, pieces: int) -> None:
         if self.host.ends is False and self.host.closed is None:
             self.host.data += stream(3, self.sent_by_host, length)
             self.sent_by_host += length
             if self.host.wants[0]:
-                self.flow.host_readable(self.now)
+                self.flow.host_readable(self.now, pieces)
 
     @rule()
     def host_ends(self) -> None:
