@@ -255,8 +255,10 @@ class Connection:
 def keep_near(sock: socket.socket | None) -> None:
     """A connection within this machine needs no room for what is on the way, and what waits in memory for long is in no
     cache any more when it is read."""
+    if sock is None or sock.family == socket.AF_UNIX:  # that of the resolver
+        return
     try:
-        if sock is not None and sock.getsockname()[0] == sock.getpeername()[0]:
+        if sock.getsockname()[0] == sock.getpeername()[0]:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, NEAR_BYTES)
     except OSError:
         return  # it has ended, and reading says so
