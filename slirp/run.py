@@ -36,8 +36,9 @@ from slirp.router import TICK_SECONDS, Router
 from slirp.stack.switch import claims_only
 
 MAX_FRAME = HEADER_BYTES + 14 + 65536
-FRAME_BATCH = 16  # in a turn; of bare acknowledgments, which cost little, so many times more
-BARE_BYTES, BARE_PER_FRAME = HEADER_BYTES + 14 + 40 + 20, 4
+FRAME_BATCH, SMALL_PER_FRAME = 16, 4  # in a turn; and so many times more of those that cost little:
+BARE_BYTES = HEADER_BYTES + 14 + 40 + 20  # bare acknowledgments
+SMALL_BYTES = 2048  # answers of a server, where no other guest waits: it may have as many as its sockets have turns
 NO_HURRY_SECONDS = 1.0
 MAX_COMMAND = 16 << 20  # bytes, in a memfd
 _ETHERNET_BYTES = 14
@@ -175,14 +176,28 @@ class Network:
         config = self._config
         prefix6 = ipaddress.IPv6Network(config.subnet6).network_address.packed[:8] if config.autoconf6 else b""
         reserved = [ipaddress.IPv6Address(text).packed for text in (config.gateway6, config.dns6) if text]
-        sockets, endpoint_id = Sockets(self._poller), command["endpoint_id"]
-        endpoint = Endpoint(endpoint_id, tap, sockets, mac, address, config.mtu, names, address6, prefix6, reserved)
+        sockets = Sockets(self._poller)
+        listeners = Sockets(self._poller, sockets)
+        endpoint = Endpoint(
+            command["endpoint_id"],
+            tap,
+            sockets,
+            listeners,
+            mac,
+            address,
+            config.mtu,
+            names,
+            address6,
+            prefix6,
+            reserved,
+        )
         self._endpoints[endpoint.endpoint_id] = self._by_mac[mac] = endpoint
         self._name(endpoint, command)
         if self._capture is not None:
             endpoint.captured(self._capture)
         self._router.attach(endpoint)
-        self._poller.add(tap, READ, functools.partial(self._frames, endpoint))
+        endpoint.look = functools.partial(self._frames, endpoint)
+        self._poller.add_guests(tap, sockets, lambda _: endpoint.look())
 
     def _name(self, endpoint: Endpoint, command: dict[str, Any]) -> None:
         """Raises ValueError, TypeError."""
@@ -196,6 +211,7 @@ class Network:
             self._router.forget(endpoint)
             self._poller.remove(endpoint.tap)
             endpoint.sockets.close()
+            endpoint.listeners.close()
             if self._by_mac.get(endpoint.mac) is endpoint:
                 del self._by_mac[endpoint.mac]
             os.close(endpoint.tap)
@@ -213,7 +229,7 @@ class Network:
         buffer, view, router, mac = self._buffer, self._view, self._router, endpoint.mac
         parts, usual, poller, until = self._parts, endpoint.usual_head, self._poller, 0.0
         segment, datagram = router.connections.known, router.datagrams.known
-        left = FRAME_BATCH * BARE_PER_FRAME
+        left, small = FRAME_BATCH * SMALL_PER_FRAME, SMALL_BYTES if endpoint.sockets.alone else BARE_BYTES
         while left > 0:
             if until and time.perf_counter() > until:
                 break
@@ -225,7 +241,7 @@ class Network:
                 # the container has gone and its device with it, which epoll reports for ever; Detach is on its way
                 self._poller.remove(endpoint.tap)
                 break
-            left -= 1 if length <= BARE_BYTES else BARE_PER_FRAME
+            left -= 1 if length <= small else SMALL_PER_FRAME
             if endpoint.capture is not None and not endpoint.capture.frame([view[:length]]):
                 self._capture_to(None)
             if buffer[HEADER_BYTES : HEADER_BYTES + 12] == usual:

@@ -23,16 +23,18 @@ GATEWAY_MAC = bytes.fromhex("020000000001")
 
 
 class Endpoint:
-    """`sockets` are those of the host's that work for it. `address` (IPv4, 4 bytes) and `address6` (16) are its own,
-    b"" where it has none; with `prefix6` (8 bytes) it also makes itself addresses in that prefix, but for `reserved`
-    ones. `mtu` bounds the segments told to it; `flows` (of them `half_open`), `datagrams` and `queries` count what it
-    has open. `has_asked`: a small piece of its has gone to the host, and since then none has come for it."""
+    """`sockets` are those of the host's that work for it, `listeners` those of its published ports. `address` (IPv4, 4
+    bytes) and `address6` (16) are its own, b"" where it has none; with `prefix6` (8 bytes) it also makes itself
+    addresses in that prefix, but for `reserved` ones. `mtu` bounds the segments told to it; `flows` (of them
+    `half_open`), `datagrams` and `queries` count what it has open. `has_asked`: a small piece of its has gone to the
+    host, and since then none has come for it. `look` reads frames of its, as its device's turn does."""
 
     def __init__(
         self,
         endpoint_id: str,
         tap: int,
         sockets: Sockets,
+        listeners: Sockets,
         mac: bytes,
         address: bytes,
         mtu: int,
@@ -43,7 +45,7 @@ class Endpoint:
     ) -> None:
         self.endpoint_id = endpoint_id
         self.tap = tap
-        self.sockets = sockets
+        self.sockets, self.listeners = sockets, listeners
         self.mac = mac
         self.usual_head = GATEWAY_MAC + mac  # of its frames
         self.address = address
@@ -58,6 +60,7 @@ class Endpoint:
         self.datagrams = 0
         self.queries = 0
         self.has_asked = False
+        self.look: Callable[[], None] = lambda: None
         self._owned = {owned for owned in (address, address6) if owned}
         self._prefix6, self._reserved = prefix6, frozenset(reserved)
         if address6 or prefix6:

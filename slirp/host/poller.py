@@ -13,6 +13,7 @@ SPIN_SECONDS = 200e-6  # at most; where answers take longer, a processor is not 
 _LEAST = 40e-6  # seconds to look again, however soon answers come
 TURN_SECONDS = 100e-6  # of one guest while others wait
 _AT_ONCE = 4  # sockets of one guest, which a turn is at least
+_AT_ONCE_ALONE = 64  # where no other guest waits: the more, the fewer times a server and its clients are woken
 _PIECES = 8  # large ones, of 27 µs each, in a turn of sockets
 _CAP, _SMOOTHING = 1e-3, 16  # what a late answer counts for, and the share of the latest
 Ready = Callable[[int], None]
@@ -57,6 +58,8 @@ class Poller(Descriptors):
         super().__init__()
         self.answer_expected = False
         self.ready_count = 1  # descriptors that have their turn: if there are several, nobody should take long
+        self.guest_count = 1  # whose they are
+        self._owners: dict[int, Sockets] = {}  # of guests' descriptors
         self._answer_seconds = _LEAST  # what an answer takes, smoothed
 
     def run_once(self, timeout_seconds: float) -> None:
@@ -72,8 +75,19 @@ class Poller(Descriptors):
                 ready = self._answer(timeout_seconds)
         else:
             ready = self._epoll.poll(timeout_seconds, 256)
-        self.ready_count = len(ready)
+        self.ready_count = self.guest_count = len(ready)
+        if self.guest_count > 1:
+            self.guest_count = len({self._owners.get(fd) for fd, _ in ready})
         self._call(ready)
+
+    def add_guests(self, fd: int, owner: Sockets, ready: Ready) -> None:
+        """A descriptor that a guest, whose sockets these are, is read from."""
+        self._owners[fd] = owner
+        self.add(fd, READ, ready)
+
+    def remove(self, fd: int) -> None:
+        self._owners.pop(fd, None)
+        super().remove(fd)
 
     def _answer(self, timeout_seconds: float) -> list[tuple[int, int]]:
         """Wait for what should come soon."""
@@ -103,11 +117,17 @@ class Sockets(Descriptors):
     """Those of one guest: a descriptor of the poller's like any other, so that a guest with many has no more turns than
     its neighbours with one."""
 
-    def __init__(self, poller: Poller) -> None:
+    def __init__(self, poller: Poller, owner: Sockets | None = None) -> None:
+        """Of the guest whose other sockets are `owner`."""
         super().__init__()
         self._poller = poller
         self._count = 1
-        poller.add(self._epoll.fileno(), READ, self._turn)
+        poller.add_guests(self._epoll.fileno(), owner or self, self._turn)
+
+    @property
+    def alone(self) -> bool:
+        """Whether no other guest has its turn now."""
+        return self._poller.guest_count == 1
 
     @property
     def pieces(self) -> int:
@@ -115,19 +135,20 @@ class Sockets(Descriptors):
         return (_PIECES if self._poller.ready_count == 1 else _PIECES // 2) // self._count
 
     def _turn(self, _events: int) -> None:
-        """The kernel tells last, the next time, of those it has told of now."""
-        until = 0.0
-        while True:
-            self._removed.clear()
-            ready = self._epoll.poll(0, _AT_ONCE)
-            self._count = len(ready)
-            if len(ready) < _AT_ONCE:
-                self._call(ready)
-                return
-            until = until or time.perf_counter() + TURN_SECONDS
-            self._call(ready)
-            if time.perf_counter() > until:
-                return
+        if self.alone:
+            self._batch(_AT_ONCE_ALONE)
+            return
+        until = time.perf_counter() + TURN_SECONDS
+        while self._batch(_AT_ONCE) and time.perf_counter() < until:
+            pass
+
+    def _batch(self, most: int) -> bool:
+        """Whether there are more. The kernel tells last, the next time, of those it has told of now."""
+        self._removed.clear()
+        ready = self._epoll.poll(0, most)
+        self._count = len(ready)
+        self._call(ready)
+        return self._count == most
 
     def close(self) -> None:
         """All of them have been removed."""

@@ -14,9 +14,8 @@ from slirp.host.tcp import Connections
 from slirp.host.udp import Datagrams
 from slirp.stack import tcp_flow
 
-# Connections that a port's guest has not answered yet: its kernel answers all that are asked for while its queue for
-# accept(2) has room, and resets those that had none after all, seconds later.
-MAX_ASKED = 8
+ACCEPT_BATCH, ACCEPT_BATCH_SHARED = 16, 2  # in a turn; and while other guests wait
+MAX_ASKED = 8  # connections that a port's guest has not answered yet
 _NO_MEMORY = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
@@ -53,34 +52,38 @@ class PublishedPorts:
         if protocol == "udp":
             self._datagrams.publish(endpoint, guest_port, sock)
         else:
-            endpoint.sockets.add(sock.fileno(), READ, lambda _: self._accept(published))
+            endpoint.listeners.add(sock.fileno(), READ, lambda _: self._accept(published))
 
     def everywhere(self, protocol: str, address_bytes: int, port: int) -> bool:
         """Whether this port of the host is published on all of its addresses (of 4 bytes or 16)."""
         return (protocol, address_bytes, port) in self._everywhere
 
     def _accept(self, published: _Published) -> None:
-        """One at a time: what the guest's kernel answers at once is read before the next."""
-        if len(published.asked) >= MAX_ASKED:
-            published.asked = [asked for asked in published.asked if asked.flow.state == tcp_flow.SYN_SENT]
+        """One at a time, and its answer is read before the next: a kernel answers all that are asked for while its
+        queue for accept(2) has room, and resets those that had none after all, seconds later."""
+        endpoint = published.endpoint
+        for _ in range(ACCEPT_BATCH if endpoint.sockets.alone else ACCEPT_BATCH_SHARED):
             if len(published.asked) >= MAX_ASKED:
-                self._pause(published)
+                published.asked = [asked for asked in published.asked if asked.flow.state == tcp_flow.SYN_SENT]
+                if len(published.asked) >= MAX_ASKED:
+                    self._pause(published)
+                    return
+            try:
+                sock, address = published.socket.accept()
+            except OSError as error:
+                if error.errno in _NO_MEMORY:
+                    self._pause(published)
                 return
-        try:
-            sock, address = published.socket.accept()
-        except OSError as error:
-            if error.errno in _NO_MEMORY:
-                self._pause(published)
-            return
-        sock.setblocking(False)
-        source = self._source(published.endpoint, address[0])
-        asked = self._connections.connect(published.endpoint, sock, source, address[1], published.guest_port)
-        if asked is not None:
-            published.asked.append(asked)
+            sock.setblocking(False)
+            source = self._source(endpoint, address[0])
+            asked = self._connections.connect(endpoint, sock, source, address[1], published.guest_port)
+            if asked is not None:
+                published.asked.append(asked)
+                endpoint.look()
 
     def _pause(self, published: _Published) -> None:
         """Until the next tick; clients wait in the backlog."""
-        published.endpoint.sockets.change(published.socket.fileno(), 0)
+        published.endpoint.listeners.change(published.socket.fileno(), 0)
         self._waiting.append(published)
 
     def unpublish(self, publish_id: str) -> None:
@@ -91,7 +94,7 @@ class PublishedPorts:
             self._datagrams.unpublish(published.endpoint, published.guest_port, published.socket)
         if (place := _everywhere(published.socket)) is not None:
             self._everywhere.discard(place)
-        published.endpoint.sockets.remove(published.socket.fileno())
+        published.endpoint.listeners.remove(published.socket.fileno())
         published.socket.close()
 
     @property
@@ -102,7 +105,7 @@ class PublishedPorts:
     def tick(self) -> None:
         for published in self._waiting:
             if published.socket.fileno() >= 0:
-                published.endpoint.sockets.change(published.socket.fileno(), READ)
+                published.endpoint.listeners.change(published.socket.fileno(), READ)
         self._waiting.clear()
 
     def forget(self, endpoint: Endpoint) -> None:

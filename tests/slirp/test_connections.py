@@ -34,7 +34,8 @@ class Hand:
         self.wire.settimeout(5)
         self.poller = Poller()
         self.connections = Connections(self.poller, lambda endpoint, address, port: listener.getsockname())
-        self.endpoint = Endpoint("guest", device.detach(), Sockets(self.poller), MAC, GUEST, 1500, [])
+        sockets = Sockets(self.poller)
+        self.endpoint = Endpoint("guest", device.detach(), sockets, sockets, MAC, GUEST, 1500, [])
         self.sequence, self.acknowledgment = 1000, 0
         self.guest_port = GUEST_PORT
 

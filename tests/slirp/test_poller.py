@@ -130,7 +130,7 @@ def test_a_guest_with_many_sockets_has_no_more_turns_than_one_with_one(
         each.close()
 
 
-def test_cheap_turns_are_more_in_number_and_what_has_gone_has_none(
+def test_a_guest_alone_has_long_turns_and_what_has_gone_has_none(
     monkeypatch: pytest.MonkeyPatch, ready: Callable[[], int]
 ) -> None:
     now, loop = 0.0, Poller()
@@ -149,12 +149,28 @@ def test_cheap_turns_are_more_in_number_and_what_has_gone_has_none(
     for fd in fds[1:]:
         sockets.add(fd, READ, lambda _, fd=fd: turn(fd))
     loop.run_once(0)
-    assert sum(turns.values()) == 12
+    assert turns == dict.fromkeys(fds[1:], 1)
     turns.clear()
     sockets.add(fds[0], READ, lambda _: turn(fds[0]))
-    for _ in range(5):
+    for _ in range(3):
         loop.run_once(0)
-    assert turns[fds[0]] >= 4  # once it has had its first, it is alone
-    assert sum(turns[fd] for fd in fds[1:]) < 20
+    assert turns.pop(fds[0]) == 3
+    assert set(turns.values()) <= {1}  # in the first round, before it
     sockets.close()
     assert sockets.pieces > 0
+
+
+def test_device_sockets_and_listeners_of_a_guest_are_one_guest(ready: Callable[[], int]) -> None:
+    loop, seen = Poller(), []
+    sockets = Sockets(loop)
+    listeners, neighbour = Sockets(loop, sockets), Sockets(loop)
+    loop.add_guests(ready(), sockets, lambda _: seen.append(sockets.alone))
+    for each in (sockets, listeners):
+        each.add(ready(), READ, lambda _, each=each: seen.append(each.alone))
+    loop.run_once(0)
+    assert seen == [True] * 3
+    neighbour.add(ready(), READ, lambda _: seen.append(neighbour.alone))
+    loop.run_once(0)
+    assert seen == [True] * 3 + [False] * 4
+    for each in (sockets, listeners, neighbour):
+        each.close()
