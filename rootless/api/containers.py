@@ -189,17 +189,24 @@ async def top(engine: Engine, request: Request, parameters: dict[str, str]) -> R
 
 
 def _processes(first: int) -> list[list[str]]:
-    """Those in the pid namespace of `first`, by what /proc says of them."""
+    """Those in the pid namespace of `first`, by what /proc says of them. Of docker's --init, which nobody may look at,
+    its child tells where it is."""
     import os
     from pathlib import Path
 
-    namespace = os.readlink(f"/proc/{first}/ns/pid")
+    try:
+        namespace = os.readlink(f"/proc/{first}/ns/pid")
+    except PermissionError:
+        children = Path(f"/proc/{first}/task/{first}/children").read_text().split()
+        namespace = os.readlink(f"/proc/{children[0]}/ns/pid") if children else ""
     rows = []
     ticks = os.sysconf("SC_CLK_TCK")
     boot = time.time() - float(Path("/proc/uptime").read_text().split()[0])
     for entry in Path("/proc").iterdir():
         try:
-            if not entry.name.isdigit() or os.readlink(entry / "ns/pid") != namespace:
+            if not entry.name.isdigit():
+                continue
+            if entry.name != str(first) and os.readlink(entry / "ns/pid") != namespace:
                 continue
             uid = entry.stat().st_uid
             stat = (entry / "stat").read_text()

@@ -6,6 +6,7 @@ It talks to the launcher over one SEQPACKET socket, closed by execve: end of fil
     -> {"type": "tap", "endpoint": …} + fd     a network device was made
     -> {"type": "terminal"} + fd               the pty's master
     -> {"type": "connects"} + fd               connect(2) is reported there from now on
+    -> {"type": "command"} + pidfd             the command's, where docker's --init is the first process
     -> {"type": "warning", "text": …}
     -> {"type": "failed", step, errno, message, exit_code}
 
@@ -268,6 +269,8 @@ def _init(channel: socket.socket, stdio: tuple[int, int, int], spec: ProcessSpec
         signal.pthread_sigmask(signal.SIG_SETMASK, [])
         context.syscalls.prctl(n.PR_SET_PDEATHSIG, signal.SIGKILL)
         return
+    command = os.pidfd_open(pid)
+    _send(channel, {"type": "command"}, [command])
     channel.close()
     null = os.open("/dev/null", os.O_RDWR)
     for number in range(3):

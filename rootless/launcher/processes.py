@@ -54,6 +54,12 @@ class Process:
     started: bool = False
     networks: tuple[GuestNetwork, ...] = ()
     namespaces: int = 0  # those of the container that are its own
+    inner_pidfd: int = -1  # of the command, where the first process is docker's --init
+
+    @property
+    def entered_pidfd(self) -> int:
+        """Of whose namespaces others enter: an init of ours, whose memory is the launcher's, may not be looked at."""
+        return self.inner_pidfd if self.inner_pidfd >= 0 else self.pidfd
 
     @property
     def fast_network(self) -> GuestNetwork | None:
@@ -129,7 +135,7 @@ class Processes:
         namespaces = _namespaces(spec)
 
         def become(channel: socket.socket, stdio: _Stdio) -> None:
-            child.joining(channel, other.pidfd, namespaces, spec, stdio, self._context)
+            child.joining(channel, other.entered_pidfd, namespaces, spec, stdio, self._context)
 
         pid, ours, outer = self._child(spec.process, os.fork, become, lambda _, channel: channel.send(b"go"))
         process = Process(spec.container_id, "container", spec.container_id, 0, -1, outer)
@@ -146,7 +152,7 @@ class Processes:
 
         def become(channel: socket.socket, stdio: _Stdio) -> None:
             fast = container.fast_network is not None
-            where = container.pidfd, container.namespaces
+            where = container.entered_pidfd, container.namespaces
             child.execution(channel, *where, request.process, stdio, self._context, fast=fast)
 
         pid, ours, outer = self._child(request.process, os.fork, become, lambda _, __: None)
@@ -210,6 +216,8 @@ class Processes:
                     self._on_tap(network, descriptors.pop())
             case "connects" if len(descriptors) == 1 and process.container_id in self.by_id:
                 self._on_connects(self.by_id[process.container_id], descriptors.pop())
+            case "command" if len(descriptors) == 1:
+                process.inner_pidfd = descriptors.pop()
             case "terminal" if len(descriptors) == 1:
                 process.stdio["terminal"] = descriptors.pop()
             case "warning":
@@ -277,9 +285,8 @@ class Processes:
         self.by_id.pop(process.process_id, None)
         wire.close_all([*process.stdio.values()])
         process.stdio.clear()
-        if process.pidfd >= 0:
-            os.close(process.pidfd)
-            process.pidfd = -1
+        wire.close_all([fd for fd in (process.pidfd, process.inner_pidfd) if fd >= 0])
+        process.pidfd = process.inner_pidfd = -1
 
     # ------------------------------------------------------------------------------------------------ running ones
     def find(self, process_id: str) -> Process:
@@ -290,9 +297,9 @@ class Processes:
         return process
 
     def running_pidfd(self, process_id: str) -> int:
-        """Of a container or exec that runs; -1 otherwise."""
+        """Of a container or exec that runs, to enter it; -1 otherwise."""
         process = self.by_id.get(process_id)
-        return process.pidfd if process is not None and process.started and process.status is None else -1
+        return process.entered_pidfd if process is not None and process.started and process.status is None else -1
 
     def signal(self, request: messages.Signal) -> None:
         """Raises LaunchRefused (ESRCH), OSError."""

@@ -350,8 +350,8 @@ class Launcher:
         ours.setblocking(False)
         self._run(
             "rl-connect",
-            [process.pidfd, theirs.fileno()],
-            lambda: child.in_network_of(process.pidfd, request, theirs, self._context),
+            [process.entered_pidfd, theirs.fileno()],
+            lambda: child.in_network_of(process.entered_pidfd, request, theirs, self._context),
         )
         theirs.close()
         fd = ours.fileno()

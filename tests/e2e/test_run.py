@@ -183,6 +183,26 @@ def test_init_reaps_and_forwards(rootless: Installation, name: str) -> None:
     assert rootless.out("inspect", "--format", "{{.State.ExitCode}}", name) == "4"
 
 
+def test_a_container_with_an_init_is_entered_as_any_other(rootless: Installation, name: str, tmp_path: Path) -> None:
+    """Nobody may look at process 1 there: it is an interpreter of ours."""
+    rootless("run", "-d", "--init", "--name", name, "busybox", "sleep", "1000")
+    rootless("network", "create", f"{name}-net")
+    try:
+        assert rootless.out("exec", name, "cat", "/proc/2/comm") == "sleep"
+        rootless("exec", name, "readlink", "/proc/1/exe", check=1)
+        (tmp_path / "there").write_text("copied")
+        rootless("cp", str(tmp_path / "there"), f"{name}:/there")
+        assert rootless.out("exec", name, "cat", "/there") == "copied"
+        assert rootless.out("run", "--rm", "--network", f"container:{name}", "busybox", "echo", "joined") == "joined"
+        rootless("network", "connect", f"{name}-net", name)
+        assert "eth1" in rootless.out("exec", name, "ls", "/sys/class/net")
+        assert [line.split()[-2:] for line in rootless.out("top", name).splitlines()[1:]][-1] == ["sleep", "1000"]
+        assert len(rootless.out("top", name).splitlines()) == 3
+    finally:
+        rootless("rm", "-f", name)
+        rootless("network", "rm", f"{name}-net")
+
+
 def read_until(fd: int, wanted: bytes, seconds: float = 20) -> bytes:
     seen = b""
     end = time.monotonic() + seconds
