@@ -230,21 +230,17 @@ class Network:
         parts, usual, poller, until = self._parts, endpoint.usual_head, self._poller, 0.0
         segment, datagram = router.connections.known, router.datagrams.known
         left, small = FRAME_BATCH * SMALL_PER_FRAME, SMALL_BYTES if endpoint.sockets.alone else BARE_BYTES
-        count, emptied = 0, False
         while left > 0:
             if until and time.perf_counter() > until:
                 break
             try:
                 length = os.readv(endpoint.tap, parts)
             except BlockingIOError:
-                emptied = True
                 break
             except OSError:
                 # the container has gone and its device with it, which epoll reports for ever; Detach is on its way
-                emptied = True
                 self._poller.remove(endpoint.tap)
                 break
-            count += 1
             left -= 1 if length <= small else SMALL_PER_FRAME
             if endpoint.capture is not None and not endpoint.capture.frame([view[:length]]):
                 self._capture_to(None)
@@ -275,7 +271,6 @@ class Network:
                 router.frame(endpoint, view[:length])
             elif self._config.guests_meet and (other_port := self._by_mac.get(bytes(destination))) is not None:
                 other_port.write([view[:length]])
-        endpoint.heard(count, emptied, time.monotonic())
         router.flush()
 
     def _turn_ends(self) -> float:

@@ -31,11 +31,6 @@ class BufferPool:
     def give(self, buffer: memoryview) -> None:
         self._free.append(buffer)
 
-    def clear(self) -> None:
-        """Give up those that are not taken."""
-        self._free.clear()
-        self._left = 0
-
     def hold(self, count: int) -> bool:
         if count > self._held_left:
             return False

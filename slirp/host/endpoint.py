@@ -6,14 +6,12 @@ import functools
 import os
 from collections.abc import Callable, Sequence
 
-from slirp.devices.guest import QUEUE_FRAMES
 from slirp.devices.pcap import Capture
 from slirp.devices.tap import many_datagrams
 from slirp.devices.veth import is_packet_socket
 from slirp.host.buffers import BufferPool
 from slirp.host.poller import Sockets
 from slirp.stack.fragments import Fragments
-from slirp.stack.recovery import NEVER
 from slirp.wire import ethernet, icmp, icmpv6, ipv4, ipv6, ndp, udp, virtio
 from slirp.wire.checksum import fold, pseudo_sum
 from slirp.wire.ip import ICMP, ICMPV6, MORE_FRAGMENTS, TTL, UDP, Packet
@@ -29,8 +27,7 @@ class Endpoint:
     bytes) and `address6` (16) are its own, b"" where it has none; with `prefix6` (8 bytes) it also makes itself
     addresses in that prefix, but for `reserved` ones. `mtu` bounds the segments told to it; `flows` (of them
     `half_open`), `datagrams` and `queries` count what it has open. `has_asked`: a small piece of its has gone to the
-    host, and since then none has come for it. `look` reads frames of its, as its device's turn does; all that it had
-    sent by `heard_until` has been read."""
+    host, and since then none has come for it. `look` reads frames of its, as its device's turn does."""
 
     def __init__(
         self,
@@ -64,8 +61,6 @@ class Endpoint:
         self.queries = 0
         self.has_asked = False
         self.look: Callable[[], None] = lambda: None
-        self.heard_until = NEVER
-        self._read_frames, self._read_since = 0, 0.0
         self._owned = {owned for owned in (address, address6) if owned}
         self._prefix6, self._reserved = prefix6, frozenset(reserved)
         if address6 or prefix6:
@@ -77,14 +72,6 @@ class Endpoint:
         self._identification = 0
         self.head4 = virtio.PLAIN + ethernet.HEADER.pack(mac, GATEWAY_MAC, ethernet.IPV4)
         self.head6 = virtio.PLAIN + ethernet.HEADER.pack(mac, GATEWAY_MAC, ethernet.IPV6)
-
-    def heard(self, count: int, emptied: bool, now: float) -> None:
-        """So many frames have been read of its device, perhaps all there were. Who never stops sending has no more of
-        them on the way than the device's queue holds."""
-        self._read_frames += count
-        if emptied or self._read_frames > QUEUE_FRAMES:
-            self.heard_until = now if emptied else self._read_since
-            self._read_frames, self._read_since = 0, now
 
     def owns(self, address: bytes) -> bool:
         """Whether the guest may speak for this address."""

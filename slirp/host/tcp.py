@@ -12,7 +12,6 @@ import resource
 import socket
 import struct
 import time
-from collections import deque
 from collections.abc import Callable
 
 from slirp.host.connection import RESET_LINGER, Connection, keep_near
@@ -64,8 +63,6 @@ class Connections:
         # than its connection's `looked_at` counts no more
         self._timers: list[tuple[float, int, Connection]] = []
         self._numbers = itertools.count()  # what was put there at the same time comes in this order
-        # due, but for what is to be read first
-        self._unheard: dict[Endpoint, deque[tuple[float, int, Connection]]] = {}
         self._patient: set[Connection] = set()  # their acknowledgments wait for data to carry them
         self._acks_due = NEVER  # not after the first of theirs
         self.due = NEVER  # when to `act`
@@ -213,10 +210,9 @@ class Connections:
         if now >= self._acks_due:
             self._acknowledge(now)
         timers = self._timers
-        if self._unheard or (timers and timers[0][0] <= now):
+        if timers and timers[0][0] <= now:
             self._look(now)
-        first = now if self._unheard else timers[0][0] if timers else NEVER
-        self.due = min(self._acks_due, max(first, now + TIMER_SECONDS))
+        self.due = min(self._acks_due, max(timers[0][0], now + TIMER_SECONDS) if timers else NEVER)
 
     def _acknowledge(self, now: float) -> None:
         for connection in self._patient:
@@ -355,23 +351,10 @@ class Connections:
             self._drop(connection)
 
     def _look(self, now: float) -> None:
-        """At the timers that may be due. Whether something has been answered is known only when all has been read that
-        the guest had sent by then: where we have been kept from a processor, as much as its device holds may wait."""
+        """At the timers that may be due."""
         due = []
         while self._timers and self._timers[0][0] <= now:
-            entry = heapq.heappop(self._timers)
-            endpoint = entry[2].endpoint
-            if entry[0] > endpoint.heard_until:
-                self._unheard.setdefault(endpoint, deque()).append(entry)
-            else:
-                due.append(entry)
-        for endpoint, entries in list(self._unheard.items()):
-            if entries[0][0] > endpoint.heard_until:
-                endpoint.look()
-            while entries and entries[0][0] <= endpoint.heard_until:
-                due.append(entries.popleft())
-            if not entries:
-                del self._unheard[endpoint]
+            due.append(heapq.heappop(self._timers))
         for at, _, connection in due:
             if at == connection.looked_at:
                 connection.looked_at = NEVER
@@ -390,12 +373,9 @@ class Connections:
 
     def forget(self, endpoint: Endpoint) -> None:
         """The guest has gone."""
-        self._unheard.pop(endpoint, None)
         for connection in [c for c in self._by_key.values() if c.endpoint is endpoint]:
             connection.close(reset=True)
-            connection.flow.clear()
             self._drop(connection)
-        endpoint.buffers.clear()
         self._unacknowledged = [c for c in self._unacknowledged if c.endpoint is not endpoint]
 
 

@@ -361,10 +361,6 @@ class Flow:
     def _close(self, reset: bool) -> None:
         if self.state not in (CLOSED, LINGERING):
             self._host.close(reset)
-        self.clear()
-
-    def clear(self) -> None:
-        """Nothing is sent or kept any more."""
         self.state = CLOSED
         self.ack_due = False
         self.outgoing.clear()

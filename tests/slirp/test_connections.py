@@ -11,11 +11,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from slirp.devices.guest import QUEUE_FRAMES
 from slirp.host import tcp as tcp_module
 from slirp.host.endpoint import GATEWAY_MAC, Endpoint
 from slirp.host.poller import Poller, Sockets
-from slirp.host.tcp import ACK_SECONDS, REPEAT_SECONDS, TIMER_SECONDS, Connections
+from slirp.host.tcp import ACK_SECONDS, REPEAT_SECONDS, Connections
 from slirp.stack import tcp_flow
 from slirp.stack.recovery import NEVER
 from slirp.wire import ethernet, ipv4, tcp, virtio
@@ -321,57 +320,3 @@ def test_a_flood_of_half_open_connections_is_bounded_and_ends_with_a_reset(
     hand.send(tcp.RST)
     assert (hand.endpoint.half_open, hand.endpoint.flows) == (2, 2)
     hand.close()
-
-
-def test_nothing_is_sent_again_before_all_has_been_read_that_the_guest_has_said(
-    hand: Hand, listener: socket.socket
-) -> None:
-    """A process that was kept from its processor finds answers and time-outs at once."""
-    server, _ = listener.accept()
-    with server:
-        endpoint, waiting, looks = hand.endpoint, 3, 0
-
-        def look() -> None:
-            nonlocal looks
-            looks += 1
-            endpoint.heard(1, looks >= waiting, now)
-
-        endpoint.look = look
-        endpoint.heard(0, True, time.monotonic())
-        server.sendall(b"data")
-        hand.poller.run_once(5)
-        assert bytes(hand.receive().payload) == b"data"
-        hand.wire.setblocking(False)
-        now = time.monotonic() + 10
-        for _ in range(waiting - 1):
-            hand.connections.act(now)
-            with pytest.raises(BlockingIOError):
-                hand.receive()
-            assert hand.connections.due <= now + TIMER_SECONDS
-        hand.connections.act(now)  # there was no answer
-        assert bytes(hand.receive().payload) == b"data"
-        assert looks == waiting
-        assert hand.connections.due > now + TIMER_SECONDS
-
-
-def test_who_never_stops_sending_is_heard_by_what_its_device_holds(hand: Hand) -> None:
-    endpoint = hand.endpoint
-    endpoint.heard(1, True, 10.0)
-    assert endpoint.heard_until == 10.0
-    for second in range(11, 17):
-        endpoint.heard(QUEUE_FRAMES // 2, False, second)
-    assert endpoint.heard_until == 13.0
-    endpoint.heard(0, True, 20.0)
-    assert endpoint.heard_until == 20.0
-
-
-def test_the_memory_of_a_guest_goes_with_it(hand: Hand, listener: socket.socket) -> None:
-    server, _ = listener.accept()
-    with server:
-        server.sendall(bytes(1 << 20))
-        hand.poller.run_once(5)
-        connection = next(iter(hand.connections._by_key.values()))
-        assert connection.flow.outgoing._kept._chunks
-        hand.connections.forget(hand.endpoint)
-        assert not connection.flow.outgoing._kept._chunks
-        assert not hand.endpoint.buffers._free
