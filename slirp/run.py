@@ -212,6 +212,7 @@ class Network:
             self._poller.remove(endpoint.tap)
             endpoint.sockets.close()
             endpoint.listeners.close()
+            endpoint.look = lambda: None  # the other one holds the endpoint until Python looks for garbage
             if self._by_mac.get(endpoint.mac) is endpoint:
                 del self._by_mac[endpoint.mac]
             os.close(endpoint.tap)
@@ -224,7 +225,7 @@ class Network:
             endpoint.captured(capture)
 
     # ------------------------------------------------------------------------------------------------ frames
-    def _frames(self, endpoint: Endpoint, _events: int = READ) -> None:
+    def _frames(self, endpoint: Endpoint) -> None:
         """A batch of one guest's, so that its neighbours get their turn."""
         buffer, view, router, mac = self._buffer, self._view, self._router, endpoint.mac
         parts, usual, poller, until = self._parts, endpoint.usual_head, self._poller, 0.0

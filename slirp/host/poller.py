@@ -1,4 +1,4 @@
-"""The loop's readiness: descriptors and who is to be called. One epoll, no threads."""
+"""The loop's readiness: descriptors and who is to be called. One epoll, and others in it for guests; no threads."""
 
 from __future__ import annotations
 

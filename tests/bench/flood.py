@@ -5,8 +5,8 @@
 As an ordinary user, with iperf3 on the machine; the containers are of the image `host`. The neighbour measures single
 bytes there and back, and a transfer each way, to a server of the host: at rest, while two processes of another
 container send to themselves (they take the same processor time, and nothing reaches the network), and while they send
-to the network: small datagrams to the host, SYNs to an address nobody has,
-connections that a server of the host answers, questions for names."""
+to the network: small datagrams to the host, SYNs to an address nobody has, connections that a server of the host
+answers, questions for names."""
 
 from __future__ import annotations
 

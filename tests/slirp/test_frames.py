@@ -14,6 +14,7 @@ import random
 import socket
 import sys
 import time
+import weakref
 
 import pytest
 from hypothesis import given, settings
@@ -255,6 +256,18 @@ def test_who_asks_is_read_no_further_until_the_host_has_answered() -> None:
             network._frames(endpoint)
             taken.append(4 - fuzzed.left())
     assert taken == [1, 4, 4]
+    fuzzed.close()
+
+
+def test_a_guest_that_has_gone_takes_no_memory() -> None:
+    fuzzed = Fuzzed()
+    gone = weakref.ref(fuzzed.network._endpoints["a"])
+    gc.disable()  # nobody looks for garbage in time
+    try:
+        fuzzed.network._detach("a")
+        assert gone() is None
+    finally:
+        gc.enable()
     fuzzed.close()
 
 
